@@ -1,0 +1,195 @@
+"""Extracts the facts of a CUDA header into descriptions: names, values, layouts, signatures.
+
+    python -m remote_gpu.codegen.describe /path/to/cuda.h
+
+writes ``remote_gpu/api/cuda_types.yaml`` (enums, structs, handles) and ``remote_gpu/api/cuda.yaml``
+(every exported function). It is run by hand when a new CUDA version is described; the header comes
+from PyPI's ``nvidia-cuda-runtime``. Building Carrel needs neither the header nor this module.
+
+How a function is answered (its ``call``) and how its parameters travel are ours and live in
+``remote_gpu/api/cuda_calls.yaml``; this module never touches them.
+
+Needs ``libclang`` (PyPI).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+API = Path(__file__).resolve().parent.parent / "api"
+
+
+def _spelling(type_: Any) -> str:
+    """The C spelling of a type, without elaborations that vary between headers."""
+    text = str(type_.spelling).replace("struct ", "").replace("enum ", "").replace("union ", "")
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _record(cursor: Any, cindex: Any) -> list[Any]:
+    """Fields of a struct or union: ``[type, name]``, ``[type, name, n]`` or nested records."""
+    kinds = cindex.CursorKind
+    fields: list[Any] = []
+    anonymous: list[Any] = []
+    for child in cursor.get_children():
+        if child.kind in (kinds.STRUCT_DECL, kinds.UNION_DECL):
+            anonymous.append(child)
+            if child.is_anonymous() and not _named_by_field(cursor, child, cindex):
+                fields.append({_tag(child, kinds): _record(child, cindex)})
+        elif child.kind == kinds.FIELD_DECL:
+            fields.append(_field(child, cindex))
+    return fields
+
+
+def _tag(cursor: Any, kinds: Any) -> str:
+    return "union" if cursor.kind == kinds.UNION_DECL else "struct"
+
+
+def _named_by_field(parent: Any, record: Any, cindex: Any) -> bool:
+    for child in parent.get_children():
+        if child.kind == cindex.CursorKind.FIELD_DECL:
+            declaration = _element(child.type, cindex).get_declaration()
+            if declaration == record:
+                return True
+    return False
+
+
+def _element(type_: Any, cindex: Any) -> Any:
+    while type_.kind == cindex.TypeKind.CONSTANTARRAY:
+        type_ = type_.element_type
+    return type_
+
+
+def _field(field: Any, cindex: Any) -> Any:
+    kinds = cindex.CursorKind
+    type_, sizes = field.type, []
+    while type_.kind == cindex.TypeKind.CONSTANTARRAY:
+        sizes.append(type_.element_count)
+        type_ = type_.element_type
+    declaration = type_.get_declaration()
+    if field.is_bitfield():
+        return [_spelling(type_), field.spelling, {"bits": field.get_bitfield_width()}]
+    in_place = declaration.kind in (kinds.STRUCT_DECL, kinds.UNION_DECL) and (
+        declaration.semantic_parent == field.semantic_parent
+        or declaration.lexical_parent == field.semantic_parent
+    )
+    if in_place:
+        entry: Any = {_tag(declaration, kinds): _record(declaration, cindex), "name": field.spelling}
+        if sizes:
+            entry["count"] = sizes
+        return entry
+    if type_.kind == cindex.TypeKind.POINTER and "(*)" in type_.spelling:
+        return ["void *", field.spelling]
+    return [_spelling(type_), field.spelling, *sizes]
+
+
+def describe(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The types and the functions of ``header``."""
+    from clang import cindex
+
+    kinds = cindex.CursorKind
+    unit = cindex.Index.create().parse(
+        str(header),
+        args=["-x", "c", f"-I{header.parent}", "-I/usr/lib/gcc/x86_64-linux-gnu/12/include"],
+        options=cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD,
+    )
+    version = re.search(r"#define CUDA_VERSION (\d+)", header.read_text())
+    types: dict[str, Any] = {
+        "version": int(version.group(1)) if version else 0,
+        "handles": [],
+        "aliases": {},
+        "callbacks": {},
+        "enums": {},
+        "structs": {},
+        "constants": {},
+        "tags": {},
+    }
+    functions: dict[str, Any] = {}
+    records: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for cursor in unit.cursor.get_children():
+        if not cursor.location.file or Path(cursor.location.file.name).name != header.name:
+            continue
+        if cursor.kind == kinds.ENUM_DECL:
+            name = str(cursor.spelling)
+            types["enums"][re.sub(r"_enum$", "", name)] = {
+                c.spelling: c.enum_value for c in cursor.get_children()
+            }
+        elif cursor.kind in (kinds.STRUCT_DECL, kinds.UNION_DECL) and cursor.is_definition():
+            records[cursor.spelling] = {_tag(cursor, kinds): _record(cursor, cindex)}
+            sizes[cursor.spelling] = cursor.type.get_size()
+        elif cursor.kind == kinds.TYPEDEF_DECL:
+            _typedef(cursor, cindex, types, records)
+        elif cursor.kind == kinds.FUNCTION_DECL:
+            functions[cursor.spelling] = [
+                [_spelling(p.type), p.spelling] for p in cursor.get_arguments()
+            ]
+        elif cursor.kind == kinds.MACRO_DEFINITION:
+            tokens = [t.spelling for t in cursor.get_tokens()]
+            match = re.fullmatch(r"\(*(?:\(\s*\w+\s*\))?\s*\(?(-?(?:0x)?[0-9a-fA-F]+)[uUlL]*\)*",
+                                 "".join(tokens[1:]))  # fmt: skip
+            if match and cursor.spelling.startswith(("CU_", "CUDA_")):
+                types["constants"][cursor.spelling] = int(match.group(1), 0)
+    for tag, record in records.items():  # declared by its tag only
+        types["structs"][tag] = {**record, "size": sizes[tag]}
+    used = str(types["structs"])
+    types["aliases"] |= {tag: name for tag, name in types.pop("tags").items() if f"{tag} *" in used}
+    return types, functions
+
+
+def _typedef(cursor: Any, cindex: Any, types: dict[str, Any], records: dict[str, Any]) -> None:
+    name, target = cursor.spelling, cursor.underlying_typedef_type
+    text = _spelling(target)
+    declaration = target.get_declaration()
+    if target.kind == cindex.TypeKind.POINTER:
+        pointee = target.get_pointee()
+        if "(" in pointee.spelling:
+            types["callbacks"][name] = re.sub(r"\s+", " ", pointee.spelling)
+        elif pointee.get_declaration().kind == cindex.CursorKind.STRUCT_DECL:
+            types["handles"].append(name)
+        else:
+            types["aliases"][name] = text
+    elif declaration.kind == cindex.CursorKind.ENUM_DECL:
+        tag = re.sub(r"_enum$", "", declaration.spelling)
+        if tag in types["enums"] and tag not in types["aliases"].values():
+            types["enums"][name] = types["enums"].pop(tag)
+        else:
+            types["aliases"][name] = tag
+    elif declaration.spelling in records:
+        record = records.pop(declaration.spelling)
+        types["structs"][name] = {**record, "size": target.get_size()}
+        types["tags"][declaration.spelling] = name
+    else:
+        types["aliases"][name] = text
+
+
+def write(path: Path, comment: str, data: Any) -> None:
+    body = yaml.safe_dump(data, sort_keys=False, width=100, default_flow_style=None)
+    path.write_text("".join(f"# {line}\n" for line in comment.splitlines()) + body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("header", type=Path, help="cuda.h of the CUDA version to describe")
+    types, functions = describe(parser.parse_args().header)
+    write(
+        API / "cuda_types.yaml",
+        "The types of the CUDA driver API: facts, extracted by remote_gpu/codegen/describe.py.\n"
+        "generated/cuda_abi.hpp is made from this file at build time.",
+        types,
+    )
+    write(
+        API / "cuda.yaml",
+        "Every function of the CUDA driver API: facts, extracted by remote_gpu/codegen/describe.py.\n"
+        "name: [[type, parameter], ...]. All return CUresult. How each is answered: cuda_calls.yaml.",
+        {"library": "libcuda.so.1", "version": types["version"], "functions": functions},
+    )
+    print(f"{len(functions)} functions, {len(types['structs'])} structs, {len(types['enums'])} enums")
+
+
+if __name__ == "__main__":
+    main()
