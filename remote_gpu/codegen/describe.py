@@ -167,6 +167,58 @@ def _typedef(cursor: Any, cindex: Any, types: dict[str, Any], records: dict[str,
         types["aliases"][name] = text
 
 
+def describe_variants(
+    typedefs: Path, functions: dict[str, Any]
+) -> tuple[dict[str, dict[int, str]], list[str]]:
+    """Which exported name serves which CUDA version, from ``cudaTypedefs.h``.
+
+    The header declares ``PFN_<base>_v<version>`` for each variant; the n-th variant of a name is
+    exported as ``<base>_v<n>`` (the first without suffix). Variants that a CUDA older than 4.0
+    replaced are left out. Signatures of older variants are added to ``functions``.
+
+    Returns the variants by base name, and the names that also exist with per-thread default
+    stream (``_ptsz``, ``_ptds``).
+    """
+    from clang import cindex
+
+    unit = cindex.Index.create().parse(
+        str(typedefs),
+        args=["-x", "c", f"-I{typedefs.parent}", "-I/usr/lib/gcc/x86_64-linux-gnu/12/include",
+              "-DCUDA_FORCE_LEGACY32_INTERNAL_ONLY"],
+    )  # fmt: skip
+    found: dict[str, dict[int, Any]] = {}
+    per_thread: set[str] = set()
+    for cursor in unit.cursor.get_children():
+        match = re.fullmatch(r"PFN_(cu\w+?)_v(\d+)(_ptsz|_ptds)?", cursor.spelling)
+        if cursor.kind != cindex.CursorKind.TYPEDEF_DECL or not match:
+            continue
+        base, version, suffix = match.group(1), int(match.group(2)), match.group(3)
+        if suffix:
+            per_thread.add(f"{base} {version} {suffix}")
+            continue
+        parameters = [[_spelling(p.type), p.spelling] for p in cursor.get_children()
+                      if p.kind == cindex.CursorKind.PARM_DECL]  # fmt: skip
+        found.setdefault(base, {})[version] = parameters
+    variants: dict[str, dict[int, str]] = {}
+    threads: set[str] = set()
+    for base, versions in sorted(found.items()):
+        ordered = sorted(versions)
+        newest = max((n for n in range(2, 9) if f"{base}_v{n}" in functions), default=1)
+        first = 1 + max(0, newest - len(ordered))  # the header hides the oldest of some
+        for index, version in enumerate(ordered):
+            name = base if first + index == 1 else f"{base}_v{first + index}"
+            if index + 1 < len(ordered) and ordered[index + 1] <= 4000:
+                continue
+            variants.setdefault(base, {})[version] = name
+            functions.setdefault(name, versions[version])
+    for entry in per_thread:
+        base, since, suffix = entry.split()
+        served = [v for v in variants.get(base, {}) if v <= int(since)]
+        if served:
+            threads.add(variants[base][max(served)] + suffix)
+    return variants, sorted(threads)
+
+
 def write(path: Path, comment: str, data: Any) -> None:
     body = yaml.safe_dump(data, sort_keys=False, width=100, default_flow_style=None)
     path.write_text("".join(f"# {line}\n" for line in comment.splitlines()) + body)
@@ -175,7 +227,13 @@ def write(path: Path, comment: str, data: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("header", type=Path, help="cuda.h of the CUDA version to describe")
-    types, functions = describe(parser.parse_args().header)
+    header = parser.parse_args().header
+    types, functions = describe(header)
+    variants, per_thread = describe_variants(header.with_name("cudaTypedefs.h"), functions)
+    # Declared in cudaProfiler.h, which is no part of the runtime's wheel; both since CUDA 4.0.
+    for name in ("cuProfilerStart", "cuProfilerStop"):
+        functions.setdefault(name, [])
+        variants.setdefault(name, {4000: name})
     write(
         API / "cuda_types.yaml",
         "The types of the CUDA driver API: facts, extracted by remote_gpu/codegen/describe.py.\n"
@@ -185,8 +243,17 @@ def main() -> None:
     write(
         API / "cuda.yaml",
         "Every function of the CUDA driver API: facts, extracted by remote_gpu/codegen/describe.py.\n"
-        "name: [[type, parameter], ...]. All return CUresult. How each is answered: cuda_calls.yaml.",
-        {"library": "libcuda.so.1", "version": types["version"], "functions": functions},
+        "functions: name: [[type, parameter], ...]. All return CUresult.\n"
+        "variants: base name: {CUDA version: the exported name that serves it from then on}.\n"
+        "per_thread: names that also exist for the per-thread default stream.\n"
+        "How each function is answered: cuda_calls.yaml.",
+        {
+            "library": "libcuda.so.1",
+            "version": types["version"],
+            "functions": functions,
+            "variants": variants,
+            "per_thread": per_thread,
+        },
     )
     print(f"{len(functions)} functions, {len(types['structs'])} structs, {len(types['enums'])} enums")
 
