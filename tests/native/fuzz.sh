@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Fuzzes the wire decoder with libFuzzer for the given number of seconds. Needs clang 14 or newer
+# with its sanitizer runtime; installs Debian's clang-19 when there is none and it may.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+seconds=${1:-60}
+probe() {
+    printf 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+        "$1" -x c++ -fsanitize=fuzzer,address - -o /dev/null 2>/dev/null
+}
+find_clang() {
+    for clang in clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14 clang++; do
+        if command -v $clang >/dev/null && probe $clang; then echo $clang; return 0; fi
+    done
+    return 1
+}
+if ! clang=$(find_clang); then
+    sudo=
+    [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    for version in 19 16 14; do
+        $sudo apt-get update -qq && $sudo apt-get install -qq -y --no-install-recommends \
+            clang-$version libclang-rt-$version-dev >&2 && break
+    done
+    clang=$(find_clang) || { echo "fuzz: no clang with libFuzzer; install clang and libclang-rt" >&2; exit 1; }
+fi
+build=build/native-fuzz
+cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCARREL_FUZZ=ON \
+    "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
+    "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
+cmake --build "$build" --target fuzz_decoder
+mkdir -p "$build/corpus"
+exec "$build/bin/fuzz_decoder" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    -print_final_stats=1 "$build/corpus"
