@@ -79,7 +79,13 @@ setup(
     cmdclass={"build_ext": BuildNative, "build_py": BuildPy, "bdist_wheel": AnyPythonWheel},
     package_data={
         "hub_plugin": ["templates/*", "notebooks/*", "static/*", "py.typed"],
-        "gpu_broker": ["templates/*", "static/*", "store/migrations/**/*", "fleet/*.proto", "py.typed"],
+        "gpu_broker": [
+            "templates/*",
+            "static/*",
+            "store/migrations/**/*",
+            "fleet/*.proto",
+            "py.typed",
+        ],
         "remote_gpu": ["api/*.yaml", "py.typed"],
     },
     entry_points={

@@ -1,6 +1,6 @@
 """Writes ``generated/cuda_abi.hpp`` (C++ declarations of the CUDA driver ABI) from cuda_types.yaml.
 
-    python -m remote_gpu.codegen.abi OUTPUT.hpp
+python -m remote_gpu.codegen.abi OUTPUT.hpp
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ def generate(types: dict[str, Any]) -> str:
     return "\n".join(out) + "\n"
 
 
-def main() -> None:
-    target = Path(sys.argv[1])
+def write(target: Path) -> None:
+    """Writes the header to ``target``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     types = yaml.safe_load((API / "cuda_types.yaml").read_text())
     target.write_text(generate(types))
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]))

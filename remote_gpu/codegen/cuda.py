@@ -117,7 +117,7 @@ def _check(function: Function) -> None:
 
 def functions_header(functions: list[Function]) -> str:
     out = [HEADER, "#pragma once", '#include "cuda_abi.hpp"', "", 'extern "C" {']
-    out.append('#pragma GCC visibility push(default)')
+    out.append("#pragma GCC visibility push(default)")
     out += [f"CUresult CUDAAPI {f.name}({f.signature});" for f in functions]
     out += ["#pragma GCC visibility pop", "}", ""]
     return "\n".join(out)
@@ -159,7 +159,9 @@ def _stub(f: Function) -> list[str]:
     head = f"CUresult CUDAAPI {f.name}({f.signature}) {{"
     if f.call == "unsupported":
         void = "".join(f"    (void){p.name};\n" for p in f.parameters)
-        return [f"{head}\n{void}    return carrel::client::unsupported(carrel::Call::{f.name});\n}}"]
+        return [
+            f"{head}\n{void}    return carrel::client::unsupported(carrel::Call::{f.name});\n}}"
+        ]
     lines = [head]
     puts = []
     for p in f.parameters:
@@ -190,7 +192,9 @@ def _stub(f: Function) -> list[str]:
             f"    const CUresult result = carrel::client::call(carrel::Call::{f.name}, {encode}, {decode});"
         )
     else:
-        lines.append(f"    const CUresult result = carrel::client::post(carrel::Call::{f.name}, {encode});")
+        lines.append(
+            f"    const CUresult result = carrel::client::post(carrel::Call::{f.name}, {encode});"
+        )
     for p in f.parameters:
         if p.how == "mint":
             lines.append(f"    if (result == CUDA_SUCCESS) *{p.name} = {p.name}_new;")
@@ -221,7 +225,10 @@ def client_stubs(functions: list[Function], per_thread: list[str]) -> str:
 
 
 def client_exports(description: dict[str, Any]) -> str:
-    out = [HEADER, "// {base name, CUDA version since which this variant serves, address, per thread}"]
+    out = [
+        HEADER,
+        "// {base name, CUDA version since which this variant serves, address, per thread}",
+    ]
     per_thread = {re.sub(r"_pt[sd][zs]$", "", n): n for n in description["per_thread"]}
     for base, variants in description["variants"].items():
         for since, name in sorted(variants.items()):
@@ -271,7 +278,9 @@ def _case(f: Function) -> list[str]:
                 lines.append("    const auto gone = in.get<uint64_t>();")
                 lines.append(f"    const auto {p.name} = objects.get<{p.type}>(gone);")
             else:
-                lines.append(f"    const auto {p.name} = objects.get<{p.type}>(in.get<uint64_t>());")
+                lines.append(
+                    f"    const auto {p.name} = objects.get<{p.type}>(in.get<uint64_t>());"
+                )
             arguments.append(p.name)
         elif p.how == "value":
             lines.append(f"    const auto {p.name} = in.get<{p.type}>();")

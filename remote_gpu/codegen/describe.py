@@ -78,7 +78,10 @@ def _field(field: Any, cindex: Any) -> Any:
         or declaration.lexical_parent == field.semantic_parent
     )
     if in_place:
-        entry: Any = {_tag(declaration, kinds): _record(declaration, cindex), "name": field.spelling}
+        entry: Any = {
+            _tag(declaration, kinds): _record(declaration, cindex),
+            "name": field.spelling,
+        }
         if sizes:
             entry["count"] = sizes
         return entry
@@ -255,7 +258,9 @@ def main() -> None:
             "per_thread": per_thread,
         },
     )
-    print(f"{len(functions)} functions, {len(types['structs'])} structs, {len(types['enums'])} enums")
+    print(
+        f"{len(functions)} functions, {len(types['structs'])} structs, {len(types['enums'])} enums"
+    )
 
 
 if __name__ == "__main__":

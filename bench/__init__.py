@@ -1,0 +1,1 @@
+"""Carrel's benchmarks: one command, one table, JSON results with the machine named."""

@@ -1,0 +1,99 @@
+"""``python -m bench`` (``make bench``): every benchmark that runs without a GPU.
+
+Each figure is measured beside its own limit (raw TCP on loopback, the same calls waited for) in the
+same run, through a private node with a software GPU. Writes ``bench/latest.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import driver, machine
+
+ROOT = Path(__file__).resolve().parent.parent
+CARREL_RUN = Path(sys.executable).with_name("carrel-run")
+SOFTGPU = ROOT / "remote_gpu" / "lib" / "libcarrel-softgpu.so"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a figure has to reach; ``best`` says which direction is good."""
+
+    figure: str
+    meaning: str
+    best: str  # "low", "high" or "" (reported only)
+    bound: float = 0.0
+
+    def verdict(self, value: float) -> str:
+        if not self.best:
+            return ""
+        good = value <= self.bound if self.best == "low" else value >= self.bound
+        sign = "≤" if self.best == "low" else "≥"
+        return f"{sign} {self.bound:g} {'yes' if good else 'NO'}"
+
+
+REACHES = (
+    Reach("launch_client_us", "client-side cost of an asynchronous launch, µs", "low", 1.0),
+    Reach("launch_speedup", "launches pipelined ÷ each waited for", "high", 10),
+    Reach("launches_per_s", "launches per second, pipelined", ""),
+    Reach("sync_ratio", "cuCtxSynchronize, idle ÷ raw TCP ping-pong", "low", 1.5),
+    Reach("sync_us", "cuCtxSynchronize on an idle device, µs", ""),
+    Reach("tcp_ping_us", "raw TCP ping-pong, µs", ""),
+    Reach("h2d_ratio", "256 MiB to the device ÷ raw TCP stream", "high", 0.6),
+    Reach("d2h_ratio", "256 MiB to the host ÷ raw TCP stream", "high", 0.6),
+    Reach("h2d_gib_s", "256 MiB to the device, GiB/s", ""),
+    Reach("d2h_gib_s", "256 MiB to the host, GiB/s", ""),
+    Reach("tcp_send_gib_s", "raw TCP stream, sending, GiB/s", ""),
+    Reach("tcp_receive_gib_s", "raw TCP stream, receiving, GiB/s", ""),
+    Reach("alloc_us", "cuMemAlloc of 1 MiB, µs", "low", 5),
+    Reach("free_us", "cuMemFree of 1 MiB, µs", ""),
+    Reach("softgpu_mips", "software GPU, tiled matmul 512×512, million thread-instr./s", ""),
+    Reach("attach_ms", "process start to first CUDA calls answered, ms", ""),
+)
+
+
+def softgpu_mips(size: int = 512) -> float:
+    """Million thread-instructions per second of the software GPU itself, no wire between."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "libcuda.so.1").symlink_to(SOFTGPU)
+        done = subprocess.run(
+            ["env", f"LD_LIBRARY_PATH={directory}", "CARREL_SOFTGPU=vram=1GiB",
+             sys.executable, "-m", "bench.kernels", str(size)],
+            cwd=ROOT, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"bench: matmul failed ({done.returncode})\n{done.stdout}{done.stderr}")
+    return float(json.loads(done.stdout.splitlines()[-1])["mips"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "bench" / "latest.json")
+    arguments = parser.parse_args()
+    prefix = [str(CARREL_RUN), "--software-gpu", "vram=2GiB", "--"]
+
+    print("driver API through a worker on loopback …", file=sys.stderr, flush=True)
+    figures = driver.run(prefix)
+    print("attaching …", file=sys.stderr, flush=True)
+    figures["attach_ms"] = driver.attach_ms(prefix)
+    print("software GPU …", file=sys.stderr, flush=True)
+    figures["softgpu_mips"] = softgpu_mips()
+
+    result = {"machine": machine.describe(), "figures": figures}
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    named = result["machine"]
+    print(f"{named['cpu']}, {named['cores']} cores, Linux {named['kernel']}, {named['commit']}")
+    print(f"software GPU: figures of the road, never of a GPU. Written to {arguments.output}\n")
+    for reach in REACHES:
+        value = float(figures[reach.figure])
+        print(f"{reach.figure:20} {value:12.4g}  {reach.verdict(value):12} {reach.meaning}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Builds and runs ``native/driver_bench.cpp``: what CUDA calls cost a program, beside raw TCP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from remote_gpu.codegen import abi
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "bench"
+
+
+def build() -> Path:
+    """Compiles the benchmark program; returns its path."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    program, source = BUILD / "driver_bench", ROOT / "bench" / "native" / "driver_bench.cpp"
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program
+    abi.write(BUILD / "cuda_abi.hpp")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
+    command = [compiler, "-std=c++20", "-O2", f"-I{BUILD}", str(source), "-o", str(program), "-ldl"]
+    subprocess.run(command, check=True)
+    return program
+
+
+def run(prefix: Sequence[str], env: dict[str, str] | None = None) -> dict[str, float | str]:
+    """All figures of one run under ``prefix`` (``carrel-run … --``, or nothing: native)."""
+    done = subprocess.run(
+        [*prefix, str(build()), "all"],
+        capture_output=True, text=True, timeout=900, env=env,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"bench: driver_bench failed ({done.returncode})\n{done.stdout}{done.stderr}")
+    figures: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+#: Runs inside the slice, so that each start of the program is timed without the node's own.
+_ATTACH = """
+import subprocess, sys, time
+for _ in range(int(sys.argv[2])):
+    start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    print(subprocess.run([sys.argv[1], "attach", str(start)], check=True,
+                         capture_output=True, text=True).stdout.strip())
+"""
+
+
+def attach_ms(prefix: Sequence[str], times: int = 15) -> float:
+    """Median milliseconds from a process's start to its first CUDA calls answered."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", _ATTACH, str(build()), str(times)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"bench: attach failed ({done.returncode})\n{done.stdout}{done.stderr}")
+    time.sleep(0.1)
+    return statistics.median(float(line) for line in done.stdout.split())
