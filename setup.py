@@ -1,4 +1,4 @@
-"""Builds what Python packaging cannot: the native data plane (CMake) and the fleet protocol (protoc)."""
+"""Builds what Python packaging cannot: the native data plane and the fleet protocol."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
-from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent.resolve()
 NATIVE = ROOT / "remote_gpu" / "native"
@@ -86,7 +86,7 @@ setup(
             "fleet/*.proto",
             "py.typed",
         ],
-        "remote_gpu": ["api/*.yaml", "py.typed"],
+        "remote_gpu": ["api/*.yaml", "bin/*", "py.typed"],
     },
     entry_points={
         "console_scripts": [
