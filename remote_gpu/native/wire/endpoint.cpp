@@ -1,0 +1,285 @@
+#include "wire/endpoint.hpp"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+namespace carrel::wire {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kLimit = std::chrono::seconds(5);
+
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value ? value : "";
+}
+
+bool parse_hex(const std::string& text, Hash& out) {
+    if (text.size() != 2 * out.size()) return false;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        int digit = -1;
+        if (c >= '0' && c <= '9') digit = c - '0';
+        if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
+        if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
+        if (digit < 0) return false;
+        out[i / 2] = static_cast<uint8_t>(i % 2 ? out[i / 2] | digit : digit << 4);
+    }
+    return true;
+}
+
+std::string program_name() {
+    std::string name = program_invocation_short_name;
+    // "python" says nothing: name the script too, as nvidia-smi's users would.
+    const int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return name;
+    char line[1024];
+    const ssize_t size = read(fd, line, sizeof line);
+    close(fd);
+    if (size <= 0 || name.rfind("python", 0) != 0) return name;
+    const std::string text(line, static_cast<size_t>(size));
+    for (size_t at = text.find('\0'); at != std::string::npos && at + 1 < text.size();
+         at = text.find('\0', at + 1)) {
+        const std::string argument = text.c_str() + at + 1;
+        if (argument == "-c") return name + " -c";
+        if (argument == "-m") {
+            name += " -m";
+            continue;
+        }
+        if (argument.empty() || argument[0] == '-') continue;
+        const size_t slash = argument.rfind('/');
+        return name + " " + (slash == std::string::npos ? argument : argument.substr(slash + 1));
+    }
+    return name;
+}
+
+// A socket under one deadline; the first failure is kept as the reason.
+class Dialogue {
+  public:
+    explicit Dialogue(Clock::time_point deadline) : deadline_(deadline) {}
+    Dialogue(const Dialogue&) = delete;
+    Dialogue& operator=(const Dialogue&) = delete;
+    ~Dialogue() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+
+    bool connect(const std::string& host, const std::string& port) {
+        addrinfo hints{};
+        hints.ai_socktype = SOCK_STREAM;
+        addrinfo* found = nullptr;
+        if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found)) {
+            reason_ = gai_strerror(error);
+            return false;
+        }
+        for (const addrinfo* a = found; a && fd_ < 0; a = a->ai_next) fd_ = open_one(*a);
+        freeaddrinfo(found);
+        if (fd_ < 0) return false;
+        const int on = 1;
+        setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        return true;
+    }
+    bool send(const void* data, size_t size) {
+        const auto* bytes = static_cast<const char*>(data);
+        while (size > 0) {
+            const ssize_t n = ::send(fd_, bytes, size, MSG_NOSIGNAL);
+            if (n > 0) {
+                bytes += n;
+                size -= static_cast<size_t>(n);
+            } else if (!retry(n, POLLOUT)) {
+                return false;
+            }
+        }
+        return true;
+    }
+    bool receive(void* data, size_t size) {
+        auto* bytes = static_cast<char*>(data);
+        while (size > 0) {
+            const ssize_t n = ::recv(fd_, bytes, size, 0);
+            if (n > 0) {
+                bytes += n;
+                size -= static_cast<size_t>(n);
+            } else if (n == 0) {
+                reason_ = "the connection was closed";
+                return false;
+            } else if (!retry(n, POLLIN)) {
+                return false;
+            }
+        }
+        return true;
+    }
+    template <class T>
+    bool receive(T& value) {
+        return receive(&value, sizeof value);
+    }
+    bool receive_text(std::string& text, size_t limit) {
+        uint16_t size = 0;
+        if (!receive(size)) return false;
+        if (size > limit) {
+            reason_ = "the answer is not a front door's";
+            return false;
+        }
+        text.resize(size);
+        return receive(text.data(), size);
+    }
+    // Hands the descriptor over, blocking again.
+    int release() {
+        fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) & ~O_NONBLOCK);
+        const int fd = fd_;
+        fd_ = -1;
+        return fd;
+    }
+    const std::string& reason() const { return reason_; }
+
+  private:
+    int open_one(const addrinfo& a) {
+        const int kind = a.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK;
+        const int fd = socket(a.ai_family, kind, a.ai_protocol);
+        if (fd < 0) {
+            reason_ = std::strerror(errno);
+            return -1;
+        }
+        int error = ::connect(fd, a.ai_addr, a.ai_addrlen) ? errno : 0;
+        if (error == EINPROGRESS || error == EINTR) {
+            socklen_t size = sizeof error;
+            if (!wait(fd, POLLOUT)) error = ETIMEDOUT;
+            else getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        }
+        if (error == 0) return fd;
+        reason_ = std::strerror(error);
+        ::close(fd);
+        return -1;
+    }
+    bool retry(ssize_t result, short events) {
+        if (result < 0 && errno == EINTR) return true;
+        if (result < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+            reason_ = std::strerror(errno);
+            return false;
+        }
+        if (wait(fd_, events)) return true;
+        reason_ = "no answer within 5 s";
+        return false;
+    }
+    bool wait(int fd, short events) const {
+        for (;;) {
+            const auto left =
+                std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+            if (left.count() <= 0) return false;
+            pollfd entry{fd, events, 0};
+            const int n = poll(&entry, 1, static_cast<int>(left.count()) + 1);
+            if (n > 0) return true;
+            if (n < 0 && errno != EINTR) return false;
+        }
+    }
+
+    Clock::time_point deadline_;
+    int fd_ = -1;
+    std::string reason_;
+};
+
+bool random_bytes(Hash& out) {
+    for (size_t done = 0; done < out.size();) {
+        const ssize_t n = getrandom(out.data() + done, out.size() - done, 0);
+        if (n < 0 && errno != EINTR) return false;
+        if (n > 0) done += static_cast<size_t>(n);
+    }
+    return true;
+}
+
+}  // namespace
+
+Credentials Credentials::from_environment() {
+    Credentials c;
+    const std::string endpoint = environment("CARREL_ENDPOINT");
+    c.lease = environment("CARREL_LEASE");
+    c.session_name = environment("CARREL_SESSION_NAME");
+    if (endpoint.empty() && c.lease.empty()) {
+        c.error = "this process is not in a slice: start it with carrel-run, or from a server that "
+                  "was started with a GPU";
+        return c;
+    }
+    size_t colon = endpoint.rfind(':');
+    if (colon == std::string::npos || colon == 0 || colon + 1 == endpoint.size()) {
+        c.error = "CARREL_ENDPOINT is not host:port";
+        return c;
+    }
+    c.port = endpoint.substr(colon + 1);
+    c.host = endpoint.substr(0, colon);
+    if (c.host.size() > 2 && c.host.front() == '[' && c.host.back() == ']')
+        c.host = c.host.substr(1, c.host.size() - 2);
+    if (c.lease.empty() || c.lease.size() > kMaxLease)
+        c.error = "CARREL_LEASE must hold 1 to 64 characters";
+    else if (!parse_hex(environment("CARREL_LEASE_KEY"), c.key))
+        c.error = "CARREL_LEASE_KEY must hold 64 hexadecimal digits";
+    return c;
+}
+
+Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32]) {
+    Connection result;
+    const auto fail = [&](Status status, std::string error) {
+        result.status = status;
+        result.error = std::move(error);
+        return result;
+    };
+    if (!credentials.error.empty()) return fail(Status::no_credentials, credentials.error);
+
+    const std::string where = credentials.host + ":" + credentials.port;
+    Dialogue door(Clock::now() + kLimit);
+    const auto unreachable = [&] {
+        return fail(Status::unreachable,
+                    "the GPU node at " + where + " cannot be reached: " + door.reason());
+    };
+
+    char host[kMaxHost + 1] = "";
+    gethostname(host, kMaxHost);
+    const std::string program = program_name();
+    Hello hello;
+    hello.purpose = purpose;
+    std::memcpy(hello.protocol.data(), protocol, hello.protocol.size());
+    if (!random_bytes(hello.nonce)) return fail(Status::unreachable, "no random numbers");
+    hello.pid = static_cast<uint32_t>(getpid());
+    hello.lease = credentials.lease;
+    hello.session_name = credentials.session_name;
+    hello.host = host;
+    hello.program = program;
+    const std::vector<uint8_t> sent = encode(hello);
+
+    if (!door.connect(credentials.host, credentials.port)) return unreachable();
+    if (!door.send(sent.data(), sent.size())) return unreachable();
+
+    Status status{};
+    std::string message;
+    Hash nonce, proved;
+    if (!door.receive(status) || !door.receive_text(message, kMaxMessage)) return unreachable();
+    const auto refused = [&] {
+        std::string text = explain(status);
+        if (!message.empty()) text += " (" + message + ")";
+        return fail(status, text);
+    };
+    if (status != Status::ok) return refused();
+    if (!door.receive(nonce) || !door.receive(proved)) return unreachable();
+    if (!equal(proved, proof(credentials.key, "carrel-door", sent, nonce))) {
+        status = Status::refused;
+        message = "its proof does not match the lease key";
+        return refused();
+    }
+    const Hash answer = proof(credentials.key, "carrel-client", sent, nonce);
+    if (!door.send(answer.data(), answer.size())) return unreachable();
+    if (!door.receive(status) || !door.receive_text(message, kMaxMessage)) return unreachable();
+    if (!door.receive_text(result.session, kMaxLease)) return unreachable();
+    if (status != Status::ok) return refused();
+    result.fd = door.release();
+    return result;
+}
+
+}  // namespace carrel::wire
