@@ -1,0 +1,212 @@
+"""What a program and its neighbours see when something goes wrong on a slice.
+
+Each scenario is a real program under ``carrel-run`` on a private node with a software GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+CARREL_RUN = BIN / "carrel-run"
+
+PRELUDE = """
+import json, os, subprocess, sys, time
+import numpy as np
+from numba import cuda
+
+@cuda.jit
+def add(x, y, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        out[i] = x[i] + y[i]
+
+@cuda.jit
+def poke(a, index):
+    a[index] = 1.0
+
+def check_sum():
+    x = np.arange(1000, dtype=np.float32)
+    out = np.zeros_like(x)
+    add[8, 128](x, 2 * x, out)
+    np.testing.assert_array_equal(out, 3 * x)
+"""
+
+
+def start(program: str, vram: str = "256MiB") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [CARREL_RUN, "--software-gpu", f"vram={vram}", "--",
+         sys.executable, "-c", PRELUDE + textwrap.dedent(program)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run(program: str, vram: str = "256MiB") -> tuple[str, str]:
+    """Runs ``program`` to its successful end; returns what it wrote to stdout and stderr."""
+    process = start(program, vram)
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
+    assert process.returncode == 0, f"exit status {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.name() == "carrel-worker"
+    ]
+
+
+def test_allocation_beyond_the_slice() -> None:
+    out, _ = run(
+        """
+        kept = cuda.to_device(np.arange(1 << 20, dtype=np.float32))
+        try:
+            cuda.device_array(300 << 20, np.uint8)
+        except cuda.cudadrv.driver.CudaAPIError as error:
+            print(error)
+        else:
+            raise AssertionError("300 MiB fitted into 256 MiB")
+        np.testing.assert_array_equal(kept.copy_to_host(), np.arange(1 << 20, dtype=np.float32))
+        check_sum()
+        free, total = cuda.current_context().get_memory_info()
+        assert total == 256 << 20, total
+        assert free <= total - (4 << 20), free
+        smi = json.loads(subprocess.check_output(["carrel-smi", "--json"]))
+        print(json.dumps(smi))
+        """
+    )
+    error, smi = out.strip().splitlines()
+    assert "OUT_OF_MEMORY" in error
+    shown = json.loads(smi)
+    assert shown["vram_total_bytes"] == 256 << 20
+    assert 4 << 20 <= shown["vram_used_bytes"] <= 256 << 20
+
+
+def test_out_of_bounds_hurts_only_its_own_process() -> None:
+    out, _ = run(
+        """
+        # A neighbour on the same lease, alive before, during and after.
+        neighbour = subprocess.Popen(
+            [sys.executable, "-c", os.environ["NEIGHBOUR"]],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert neighbour.stdout.readline().strip() == "ready"
+        a = cuda.to_device(np.zeros(16))
+        poke[1, 1](a, 1 << 40)
+        for attempt in range(2):  # sticky, as in CUDA
+            try:
+                cuda.synchronize()
+            except cuda.cudadrv.driver.CudaAPIError as error:
+                print(error)
+            else:
+                raise AssertionError("the error was lost")
+        print(neighbour.communicate("go on\\n", timeout=60)[0].strip())
+        os._exit(neighbour.returncode)
+        """.replace(
+            'os.environ["NEIGHBOUR"]',
+            repr(
+                PRELUDE
+                + "kept = cuda.to_device(np.arange(1 << 20, dtype=np.float32))\n"
+                + "check_sum()\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+                + "np.testing.assert_array_equal(kept.copy_to_host(), np.arange(1 << 20))\n"
+                + "check_sum()\nprint('neighbour unharmed')\n"
+            ),
+        )
+    )
+    lines = out.strip().splitlines()
+    assert "ILLEGAL_ADDRESS" in lines[0]
+    assert "ILLEGAL_ADDRESS" in lines[1]
+    assert lines[-1] == "neighbour unharmed"
+
+
+def test_killed_worker_is_an_error_and_a_new_process_attaches_again() -> None:
+    process = start(
+        """
+        check_sum()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        start = time.monotonic()
+        try:
+            cuda.to_device(np.zeros(1000))
+            cuda.synchronize()
+        except Exception as error:
+            print(type(error).__name__, error)
+        else:
+            raise AssertionError("the lost worker was not noticed")
+        assert time.monotonic() - start < 10
+        code = PRELUDE + "check_sum(); print('attached again')"
+        print(subprocess.check_output([sys.executable, "-c", code], text=True).strip(), flush=True)
+        os._exit(0)
+        """.replace("PRELUDE", repr(PRELUDE))
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        assert process.stdout.readline().strip() == "ready"
+        [worker] = workers_of(process)
+        worker.send_signal(signal.SIGKILL)
+        out, err = process.communicate("go on\n", timeout=120)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    assert process.returncode == 0, out + err
+    assert "attached again" in out
+    assert "worker" in err or "connection" in err, err  # the one line that says what happened
+
+
+def test_fork_and_spawn() -> None:
+    out, err = run(
+        """
+        check_sum()
+        child = os.fork()
+        if child == 0:
+            try:
+                cuda.to_device(np.zeros(8))
+                os._exit(3)
+            except Exception as error:
+                sys.stderr.write(f"in the child: {error}\\n")
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+        check_sum()  # the parent's session is untouched
+        code = PRELUDE + "check_sum(); print('spawned child has its own')"
+        print(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
+        """.replace("PRELUDE", repr(PRELUDE))
+    )
+    assert "spawned child has its own" in out
+    assert "in the child" in err
+    assert "fork" in err  # Carrel's own line says why
+
+
+def test_nothing_is_left_behind_when_interrupted() -> None:
+    process = start(
+        """
+        check_sum()
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    assert process.stdout
+    assert process.stdout.readline().strip() == "ready"
+    family = [process.pid, *(c.pid for c in psutil.Process(process.pid).children(recursive=True))]
+    assert len(family) >= 3  # carrel-run, the program, its worker
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=20)
+    deadline = time.monotonic() + 5
+    while any(psutil.pid_exists(pid) for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in family if psutil.pid_exists(pid)] == []
+    assert process.returncode == 128 + signal.SIGTERM
