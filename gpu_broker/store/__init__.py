@@ -1,0 +1,1 @@
+"""The broker's database: tables, migrations, and the transactions that take and give capacity."""
