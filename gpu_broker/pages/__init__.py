@@ -1,0 +1,1 @@
+"""The page for people: the pool for administrators, one's own slices for everybody else."""
