@@ -1,0 +1,77 @@
+"""The environment of a slice: what makes an unmodified program use Carrel's GPU.
+
+One function builds it for ``carrel-run``, the hub's spawner and the kernel provisioner alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+LIB = PACKAGE / "lib"
+CLIENT_LIB = LIB / "client"
+AUDIT_LIBRARY = CLIENT_LIB / "libcarrel-audit.so"
+SOFTWARE_DRIVER = LIB / "libcarrel-softgpu.so"
+WORKER = LIB / "carrel-worker"
+SLICE_BIN = PACKAGE / "bin"  # holds `nvidia-smi`, a name for carrel-smi
+
+#: The variables that :func:`slice_environment` may set.
+VARIABLES = (
+    "CARREL_ENDPOINT",
+    "CARREL_LEASE",
+    "CARREL_LEASE_KEY",
+    "CARREL_SESSION_NAME",
+    "LD_AUDIT",
+)
+
+
+def slice_environment(
+    endpoint: str,
+    lease: str,
+    key: str,
+    name: str | None = None,
+    base: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """A copy of ``base`` (default: this process's environment) with the slice in it.
+
+    Args:
+        endpoint: ``host:port`` of the node's front door.
+        lease: the lease's id.
+        key: the lease's key, 64 hexadecimal digits. A secret: never log the result.
+        name: a label for the sessions, such as a notebook's path.
+
+    Raises:
+        FileNotFoundError: the client libraries have not been built.
+    """
+    if not AUDIT_LIBRARY.exists():
+        raise FileNotFoundError(
+            f"{AUDIT_LIBRARY} is missing: build Carrel's native parts (make build), or install a wheel"
+        )
+    env = without_slice(os.environ if base is None else base)
+    env["CARREL_ENDPOINT"] = endpoint
+    env["CARREL_LEASE"] = lease
+    env["CARREL_LEASE_KEY"] = key
+    if name:
+        env["CARREL_SESSION_NAME"] = name
+    others = [entry for entry in env.get("LD_AUDIT", "").split(":") if entry]
+    env["LD_AUDIT"] = ":".join([str(AUDIT_LIBRARY), *others])
+    env["PATH"] = os.pathsep.join([str(SLICE_BIN), env.get("PATH", os.defpath)])
+    return env
+
+
+def without_slice(base: Mapping[str, str]) -> dict[str, str]:
+    """A copy of ``base`` with no slice in it: what workers, and servers without a GPU, start with."""
+    env = {name: value for name, value in base.items() if name not in VARIABLES}
+    others = [
+        entry
+        for entry in base.get("LD_AUDIT", "").split(":")
+        if entry and Path(entry).name != AUDIT_LIBRARY.name
+    ]
+    if others:
+        env["LD_AUDIT"] = ":".join(others)
+    if "PATH" in env:
+        parts = [part for part in env["PATH"].split(os.pathsep) if part != str(SLICE_BIN)]
+        env["PATH"] = os.pathsep.join(parts)
+    return env
