@@ -47,7 +47,7 @@ def slice_environment(
     """
     if not AUDIT_LIBRARY.exists():
         raise FileNotFoundError(
-            f"{AUDIT_LIBRARY} is missing: build Carrel's native parts (make build), or install a wheel"
+            f"{AUDIT_LIBRARY} is missing: build the native parts (make build) or install a wheel"
         )
     env = without_slice(os.environ if base is None else base)
     env["CARREL_ENDPOINT"] = endpoint
@@ -62,7 +62,7 @@ def slice_environment(
 
 
 def without_slice(base: Mapping[str, str]) -> dict[str, str]:
-    """A copy of ``base`` with no slice in it: what workers, and servers without a GPU, start with."""
+    """A copy of ``base`` with no slice in it: for workers, and for servers without a GPU."""
     env = {name: value for name, value in base.items() if name not in VARIABLES}
     others = [
         entry

@@ -1,8 +1,8 @@
 """The first bytes between a client and a node's front door, both sides of them.
 
 The layout is that of ``native/wire/handshake.hpp``: hello, challenge, proof, welcome; integers are
-little-endian, texts are a u16 length and UTF-8 bytes. Pure encoding and decoding; the door's sockets
-are :mod:`remote_gpu.agent.door`'s, the monitor's :mod:`remote_gpu.monitor`'s.
+little-endian, texts are a u16 length and UTF-8 bytes. The door's sockets are
+:mod:`remote_gpu.agent.door`'s.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def proof(key: bytes, who: str, hello: bytes, door_nonce: bytes) -> bytes:
 
 
 def challenge(key: bytes, hello: bytes) -> tuple[bytes, bytes]:
-    """The door's challenge for a client with ``key``; returns the message and the expected proof."""
+    """The door's challenge for a client with ``key``; returns it and the proof to expect."""
     nonce = secrets.token_bytes(NONCE_BYTES)
     message = struct.pack("<I", Status.OK) + _text("", MAX_MESSAGE)
     message += nonce + proof(key, "carrel-door", hello, nonce)

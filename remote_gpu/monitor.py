@@ -76,7 +76,7 @@ def parse(text: str) -> SliceState:
     for line in text.splitlines():
         key, _, value = line.partition("=")
         if key == "session":
-            pid, used, name = (value.split(" ", 2) + ["", ""])[:3]
+            pid, used, name = [*value.split(" ", 2), "", ""][:3]
             processes.append(Process(int(pid), int(used or 0), name))
         else:
             values[key] = value
@@ -137,9 +137,7 @@ class Monitor:
         while len(data) < size:
             part = self._connection.recv(size - len(data))
             if not part:
-                raise ConnectionError(
-                    "the GPU node closed the connection; the lease may have ended"
-                )
+                raise ConnectionError("the GPU node hung up; the lease may have ended")
             data += part
         return data
 

@@ -1,0 +1,222 @@
+"""The node's front door: the one open port of a GPU host.
+
+Authenticates whoever connects within five seconds, then hands the socket to a worker (a session)
+or answers questions about the slice (a monitor). Whatever else arrives is refused with a logged
+reason. Knows nothing of the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import secrets
+import socket
+import struct
+from typing import Protocol
+
+from .. import handshake
+from ..handshake import HandshakeError, Hello, Purpose, Status
+from .leases import AdmittedLease
+
+log = logging.getLogger("carrel.agent")
+
+#: Connections in their handshake at once; the oldest gives way to a new one.
+MAX_UNAUTHENTICATED = 256
+#: Monitors at once; each is a cheap coroutine.
+MAX_MONITORS = 512
+_MONITOR_IDLE_S = 600.0
+
+
+class Rooms(Protocol):
+    """What the door needs of the node behind it."""
+
+    protocol: bytes
+
+    def find(self, lease: str) -> AdmittedLease | None:
+        """The admitted lease of that id."""
+
+    def reserve(self, lease: AdmittedLease, hello: Hello) -> str:
+        """Names a new session; raises HandshakeError when there is no room."""
+
+    def enter(self, session: str, client: socket.socket) -> None:
+        """Hands an authenticated client to a worker."""
+
+    def abandon(self, session: str) -> None:
+        """The client of a reserved session left before it was handed over."""
+
+    def state_text(self, lease: AdmittedLease) -> str:
+        """The slice's state, as the monitor protocol shows it."""
+
+
+class FrontDoor:
+    """Listens on ``ip:port``; port 0 picks a free one."""
+
+    def __init__(self, rooms: Rooms, ip: str = "127.0.0.1", port: int = 0) -> None:
+        self._rooms = rooms
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        self._listener = socket.create_server((ip, port), family=family, backlog=1024)
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._arriving: dict[asyncio.Task[None], None] = {}
+        self._monitors: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def close(self) -> None:
+        """Stops listening and drops whoever is not in yet."""
+        tasks = [self._accepting, *self._arriving, *self._monitors]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, peer = await loop.sock_accept(self._listener)
+            except OSError as error:  # out of descriptors, or a connection that went away
+                log.warning("front door: cannot accept: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._arriving) >= MAX_UNAUTHENTICATED:
+                oldest = next(iter(self._arriving))
+                oldest.cancel("too many connections are waiting to authenticate")
+                self._arriving.pop(oldest, None)
+            task = asyncio.create_task(self._welcome(client, f"{peer[0]}:{peer[1]}"))
+            self._arriving[task] = None
+            task.add_done_callback(lambda done: self._arriving.pop(done, None))
+
+    async def _welcome(self, client: socket.socket, peer: str) -> None:
+        """Runs one handshake and hands the client on; never raises."""
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        progress = ["hello"]
+        handed_over = False
+        try:
+            async with asyncio.timeout(handshake.TIMEOUT_S):
+                handed_over = await self._authenticate(client, peer, progress)
+        except TimeoutError:
+            log.warning("front door: %s refused: no %s within %g s", peer, progress[0],
+                        handshake.TIMEOUT_S)  # fmt: skip
+        except asyncio.CancelledError as cancelled:
+            log.warning("front door: %s refused: %s", peer, cancelled.args or "shutting down")
+        except (OSError, EOFError) as error:
+            log.info("front door: %s left during its %s: %s", peer, progress[0], error)
+        except Exception:
+            log.exception("front door: %s refused: internal error", peer)
+        finally:
+            if not handed_over:
+                client.close()
+
+    async def _authenticate(self, client: socket.socket, peer: str, progress: list[str]) -> bool:
+        """Returns whether the socket is somebody else's now."""
+        loop = asyncio.get_running_loop()
+
+        async def read(size: int) -> bytes:
+            data = b""
+            while len(data) < size:
+                part = await loop.sock_recv(client, size - len(data))
+                if not part:
+                    raise EOFError("connection closed")
+                data += part
+            return data
+
+        try:
+            hello, raw = await handshake.read_hello(read)
+            if hello.purpose == Purpose.SESSION and hello.protocol != self._rooms.protocol:
+                raise HandshakeError(
+                    Status.VERSION,
+                    f"client protocol {hello.protocol.hex()[:12]}, "
+                    f"node protocol {self._rooms.protocol.hex()[:12]}",
+                )
+        except HandshakeError as error:
+            log.warning("front door: %s refused: %s", peer, error)
+            await self._last_words(client, handshake.refusal(error.status, str(error)))
+            return False
+
+        progress[0] = "proof"
+        lease = self._rooms.find(hello.lease)
+        # An unknown lease goes on with a key that nobody has: it fails as a wrong key does.
+        key = lease.key if lease else secrets.token_bytes(handshake.KEY_BYTES)
+        message, expected = handshake.challenge(key, raw)
+        await loop.sock_sendall(client, message)
+        try:
+            given = await read(handshake.PROOF_BYTES)
+        except EOFError:
+            if lease is None:
+                log.warning("front door: %s refused: unknown lease %r", peer, hello.lease)
+            else:
+                log.warning("front door: %s refused: wrong key for %s (it left)", peer, lease.id)
+            return False
+        try:
+            if lease is None:
+                raise HandshakeError(Status.REFUSED, "unknown lease or wrong key")
+            if not hmac.compare_digest(given, expected):
+                raise HandshakeError(Status.REFUSED, "unknown lease or wrong key")
+            if lease.expired:
+                raise HandshakeError(Status.ENDED, f"lease {lease.id} has expired")
+            if hello.purpose == Purpose.MONITOR:
+                return await self._let_monitor_in(client, lease)
+            session = self._rooms.reserve(lease, hello)
+        except HandshakeError as error:
+            log.warning("front door: %s refused: %s", peer, error)
+            await self._last_words(client, handshake.farewell(error.status, str(error)))
+            return False
+        try:
+            await loop.sock_sendall(client, handshake.welcome(session))
+        except BaseException:
+            self._rooms.abandon(session)
+            raise
+        log.info("front door: %s is session %s of lease %s (%s)", peer, session, lease.id,
+                 hello.program)  # fmt: skip
+        self._rooms.enter(session, client)
+        client.close()  # the worker has it
+        return True
+
+    async def _last_words(self, client: socket.socket, message: bytes) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_sendall(client, message)
+            client.shutdown(socket.SHUT_WR)
+
+    async def _let_monitor_in(self, client: socket.socket, lease: AdmittedLease) -> bool:
+        if len(self._monitors) >= MAX_MONITORS:
+            raise HandshakeError(Status.BUSY, "too many monitors")
+        welcome = handshake.welcome("monitor")
+        await asyncio.get_running_loop().sock_sendall(client, welcome)
+        task = asyncio.create_task(self._answer_monitor(client, lease))
+        self._monitors.add(task)
+        task.add_done_callback(self._monitors.discard)
+        return True
+
+    async def _answer_monitor(self, client: socket.socket, lease: AdmittedLease) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._rooms.find(lease.id) is lease:
+                async with asyncio.timeout(_MONITOR_IDLE_S):
+                    asked = await loop.sock_recv(client, 1)
+                if asked != b"?":
+                    return
+                text = self._rooms.state_text(lease).encode()
+                async with asyncio.timeout(handshake.TIMEOUT_S):
+                    await loop.sock_sendall(client, struct.pack("<I", len(text)) + text)
+        except (OSError, TimeoutError):
+            return
+        finally:
+            client.close()
+
+
+def raise_descriptor_limit() -> None:
+    """Allows this process as many open descriptors as the system lets it."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def host_name() -> str:
+    """This host's name, as nodes are called by default."""
+    return os.uname().nodename

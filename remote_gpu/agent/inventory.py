@@ -1,0 +1,168 @@
+"""The GPUs of this node: NVIDIA's through NVML, or software GPUs from configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import environment
+from .tflops import dense_fp16_tflops
+
+#: Compute of a software GPU: a nominal figure to lease by, no measurement.
+SOFTWARE_TFLOPS = 20.0
+
+
+class NoGpu(Exception):
+    """This node has no usable GPU; ``str()`` says what to do."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device. ``index`` is its ordinal for the driver at ``driver``."""
+
+    index: int
+    uuid: str
+    model: str
+    vram_mib: int
+    tflops: float
+    software: bool
+    compute_capability: str
+    multiprocessors: int
+    driver: Path
+    driver_version: str
+    cuda_version: int
+
+
+def software_setting(count: int, vram: str, state: Path | None, extra: str = "") -> str:
+    """The value of ``CARREL_SOFTGPU`` for ``count`` software GPUs of ``vram`` ("8GiB") each."""
+    parts = [f"count={count}", f"vram={vram}"]
+    if extra:
+        parts.append(extra)
+    if state:
+        parts.append(f"state={state}")
+    return ",".join(parts)
+
+
+def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
+    """The software GPUs that ``setting`` (``CARREL_SOFTGPU``) describes.
+
+    Raises:
+        NoGpu: the library is missing or refuses the setting.
+    """
+    from .. import __version__
+
+    found = _probe(environment.SOFTWARE_DRIVER, {"CARREL_SOFTGPU": setting})
+    return [
+        Gpu(
+            index=device["index"],
+            uuid=device["uuid"],
+            model=device["name"],
+            vram_mib=device["vram_bytes"] >> 20,
+            tflops=tflops or SOFTWARE_TFLOPS,
+            software=True,
+            compute_capability=device["compute_capability"],
+            multiprocessors=device["multiprocessors"],
+            driver=environment.SOFTWARE_DRIVER,
+            driver_version=__version__,
+            cuda_version=device["cuda_version"],
+        )
+        for device in found
+    ]
+
+
+def nvidia_gpus(driver: Path = Path("libcuda.so.1"), tflops: float | None = None) -> list[Gpu]:
+    """NVIDIA's GPUs: model, memory and driver from NVML, the rest from the driver.
+
+    Raises:
+        NoGpu: there is no NVIDIA driver here, or it shows no GPU.
+    """
+    with _nvml() as nvml:
+        if nvml is None:
+            raise NoGpu(
+                "no NVIDIA GPU found on this host. Use software GPUs "
+                "(carrel-run --software-gpu vram=8GiB, carrel-agent --software-gpus=2)"
+            )
+        version = nvml.nvmlSystemGetDriverVersion()
+        models = {}
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            models[nvml.nvmlDeviceGetUUID(handle)] = (nvml.nvmlDeviceGetName(handle), memory.total)
+    gpus = []
+    for device in _probe(driver, {}):
+        name, total = models.get(device["uuid"], (device["name"], device["vram_bytes"]))
+        compute = tflops or dense_fp16_tflops(name, device["multiprocessors"], device["clock_mhz"])
+        gpus.append(
+            Gpu(
+                index=device["index"],
+                uuid=device["uuid"],
+                model=name,
+                vram_mib=int(total) >> 20,
+                tflops=compute,
+                software=False,
+                compute_capability=device["compute_capability"],
+                multiprocessors=device["multiprocessors"],
+                driver=driver,
+                driver_version=version,
+                cuda_version=device["cuda_version"],
+            )
+        )
+    if not gpus:
+        raise NoGpu("the NVIDIA driver shows no GPU; CUDA_VISIBLE_DEVICES may hide them")
+    return gpus
+
+
+def measured_use() -> dict[str, tuple[int, float]]:
+    """Used MiB and utilisation (percent) of each NVIDIA GPU, by uuid; empty without NVML."""
+    use: dict[str, tuple[int, float]] = {}
+    with _nvml() as nvml:
+        if nvml is None:
+            return use
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            with contextlib.suppress(nvml.NVMLError):
+                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+                rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+                uuid = nvml.nvmlDeviceGetUUID(handle)
+                use[uuid] = (int(memory.used) >> 20, float(rates.gpu))
+    return use
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """pynvml, initialised, or None where there is no NVML."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _probe(driver: Path, extra: dict[str, str]) -> list[dict[str, Any]]:
+    if driver.is_absolute() and not driver.exists():
+        raise NoGpu(f"{driver} is missing: build the native parts (make build) or install a wheel")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "remote_gpu.agent.probe", str(driver)],
+            env={**environment.without_slice(os.environ), **extra},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NoGpu(f"{driver} did not answer within 60 s") from None
+    if done.returncode:
+        raise NoGpu(f"{driver}: {done.stderr.strip() or 'it crashed when asked for its devices'}")
+    devices: list[dict[str, Any]] = json.loads(done.stdout)
+    return devices

@@ -1,0 +1,184 @@
+"""Worker processes: started by the front door, one per client process, watched until they are gone.
+
+A worker inherits three descriptors: the authenticated client socket, a control channel, and the
+ledger of its lease. It gets no secret. It dies with this process (``PR_SET_PDEATHSIG`` and end of
+file on the control channel), so that nothing outlives the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..handshake import Hello
+from .leases import AdmittedLease
+
+log = logging.getLogger("carrel.agent")
+
+_PACKET = 64 * 1024
+_END_GRACE_S = 3.0
+
+
+class Worker:
+    """One worker process and what it last reported.
+
+    ``gpu_busy_us``, ``launches`` and the like are cumulative; ``idle_ms`` is the time since the
+    last CUDA call or running kernel.
+    """
+
+    def __init__(self, session: str, lease: AdmittedLease, hello: Hello, slot: int) -> None:
+        self.session = session
+        self.lease = lease
+        self.pid_of_client = hello.pid
+        self.host = hello.host
+        self.name = hello.session_name
+        self.program = hello.program
+        self.slot = slot
+        self.started_at = time.time()
+        self.stats: dict[str, int] = {}
+        self.busy_percent = 0.0
+        self.reason = ""
+        self._measured = (time.monotonic(), 0)
+        self._reported = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self.gone = asyncio.Event()
+
+    @property
+    def vram_bytes(self) -> int:
+        """What it holds, by the ledger."""
+        return self.lease.ledger.slot_bytes(self.slot)
+
+    @property
+    def idle_ms(self) -> int:
+        """Milliseconds since the last CUDA call or running kernel."""
+        quiet = int((time.monotonic() - self._reported) * 1000)
+        return self.stats.get("idle_ms", 0) + quiet
+
+    def start(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        client: socket.socket,
+        ended: Callable[[Worker], None],
+    ) -> None:
+        """Starts the process and hands ``client`` over; ``ended(self)`` is called once it is gone.
+
+        Must be called in the main thread: the worker dies with the thread that started it.
+
+        Raises:
+            OSError: the process could not be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gpu, lease = self.lease.gpu, self.lease
+        descriptors = (client.fileno(), theirs.fileno(), lease.ledger.fd)
+        client.setblocking(True)
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *command,
+                    "--client-fd", str(descriptors[0]),
+                    "--control-fd", str(descriptors[1]),
+                    "--ledger-fd", str(descriptors[2]),
+                    "--ledger-slot", str(self.slot),
+                    "--driver", str(gpu.driver),
+                    "--device", str(gpu.index),
+                    "--vram-bytes", str(lease.vram_mib << 20),
+                    "--tflops", str(lease.tflops),
+                    "--session", self.session,
+                    "--lease", lease.id,
+                ],
+                pass_fds=descriptors,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a driver prints must not mix with a program's output
+            )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._control = ours
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, self._readable)
+        pidfd = os.pidfd_open(self._process.pid)
+        loop.add_reader(pidfd, self._exited, pidfd, ended)
+
+    def end(self, reason: str) -> None:
+        """Asks the worker to end; kills it if it has not within three seconds."""
+        if self.gone.is_set() or self._process is None:
+            return
+        self.reason = self.reason or reason
+        if self._control:
+            message = json.dumps({"type": "end", "reason": reason}).encode()
+            with contextlib.suppress(OSError):
+                self._control.send(message)
+        asyncio.get_running_loop().call_later(_END_GRACE_S, self.kill)
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        if self._process and not self.gone.is_set():
+            self._process.kill()
+
+    def _readable(self) -> None:
+        assert self._control
+        try:
+            packet = self._control.recv(_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            asyncio.get_running_loop().remove_reader(self._control)
+            return
+        try:
+            message = json.loads(packet)
+            kind = message.pop("type")
+        except (ValueError, KeyError, AttributeError):
+            log.warning("session %s: its worker sent an unreadable report", self.session)
+            return
+        if kind == "stats":
+            self._update(message)
+        elif kind == "ended":
+            self.reason = self.reason or str(message.get("reason", ""))
+
+    def _update(self, message: dict[str, Any]) -> None:
+        self.stats = {key: int(value) for key, value in message.items()
+                      if isinstance(value, int | float)}  # fmt: skip
+        now, busy = time.monotonic(), self.stats.get("gpu_busy_us", 0)
+        then, before = self._measured
+        if now - then >= 0.5:
+            self.busy_percent = min(100.0, max(0.0, (busy - before) / (now - then) / 1e4))
+            self._measured = (now, busy)
+        self._reported = now
+
+    def utilization(self) -> float:
+        """Percent of the last second in which its work ran; zero when its last report is old."""
+        return self.busy_percent if time.monotonic() - self._reported < 3 else 0.0
+
+    def _exited(self, pidfd: int, ended: Callable[[Worker], None]) -> None:
+        assert self._process
+        assert self._control
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        status = self._process.wait()
+        self._readable()  # a last report, if any
+        loop.remove_reader(self._control)
+        self._control.close()
+        self.lease.ledger.release(self.slot)
+        self.gone.set()
+        level = logging.INFO if status == 0 else logging.WARNING
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        log.log(level, "session %s of lease %s ended: %s (%s)",
+                self.session, self.lease.id, self.reason or "the client left", how)  # fmt: skip
+        ended(self)
