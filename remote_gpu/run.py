@@ -1,7 +1,7 @@
 """``carrel-run``: runs any program on a slice of a GPU.
 
-Without ``--broker`` it is a private node for the length of the command: a front door on loopback, one
-lease, and a worker for each process that uses CUDA. Nothing is left behind.
+Without ``--broker`` it is a private node for the length of the command: a front door on loopback,
+one lease, and a worker for each process that uses CUDA. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _positive(text: str) -> float:
     return value
 
 
-# --- a private node ---------------------------------------------------------------------------------
+# --- a private node ------------------------------------------------------------------------------
 
 
 async def _run_private(arguments: argparse.Namespace) -> int:
@@ -165,7 +165,7 @@ async def _run_private(arguments: argparse.Namespace) -> int:
         await node.close("the program has ended")
 
 
-# --- a lease from a broker --------------------------------------------------------------------------
+# --- a lease from a broker -----------------------------------------------------------------------
 
 
 async def _run_leased(arguments: argparse.Namespace) -> int:
@@ -217,14 +217,14 @@ async def _heartbeat(broker: object, lease: str, expires_at: float) -> None:
             logging.getLogger("carrel").warning("the lease was not extended: %s", error)
 
 
-# --- the program ------------------------------------------------------------------------------------
+# --- the program ---------------------------------------------------------------------------------
 
 
 async def _run_program(command: Sequence[str], env: dict[str, str]) -> int:
     """Runs ``command`` to its end, forwarding signals; returns its exit status as a shell would."""
     loop = asyncio.get_running_loop()
     try:
-        program = subprocess.Popen(command, env=env, preexec_fn=_die_with_parent)
+        program = _start(command, env)
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
     ended = asyncio.Event()
@@ -251,9 +251,14 @@ async def _run_program(command: Sequence[str], env: dict[str, str]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _die_with_parent() -> None:
-    """In the child: SIGTERM when carrel-run dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts the program such that it gets SIGTERM when carrel-run dies, even by SIGKILL."""
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return subprocess.Popen(command, env=env, preexec_fn=die_with_parent)
 
 
 if __name__ == "__main__":
