@@ -1,0 +1,225 @@
+"""The agent's end of the fleet protocol: dials the broker and keeps one stream.
+
+While the broker is away the node goes on serving what it has admitted; when it is back it sends the
+whole truth (Sync), and leases that are not in it are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+
+from gpu_broker.fleet import fleet_pb2 as pb
+from gpu_broker.fleet import fleet_pb2_grpc
+
+from .. import __version__
+from .inventory import measured_use
+from .node import Node
+from .workers import Worker
+
+log = logging.getLogger("carrel.agent")
+
+_FIRST_RETRY_S = 0.2
+_LAST_RETRY_S = 2.0
+_CONNECT_S = 10.0
+_DEFAULT_HEARTBEAT_S = 2.0
+_MAX_PENDING = 1024
+
+
+class FleetClient:
+    """Keeps ``node`` in line with the broker at ``address`` (``host:port``).
+
+    Args:
+        token: the node token; sent as metadata, never logged.
+        endpoint: how clients reach the front door, when not by the address it listens on.
+        root_certificate: PEM of the broker's authority; None: no TLS (loopback only).
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        address: str,
+        token: str,
+        endpoint: str = "",
+        root_certificate: bytes | None = None,
+    ) -> None:
+        self._node = node
+        self._address = address
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._endpoint = endpoint or node.endpoint
+        self._certificate = root_certificate
+        self._outgoing: asyncio.Queue[pb.AgentMessage] = asyncio.Queue(_MAX_PENDING)
+        self._heartbeat_s = _DEFAULT_HEARTBEAT_S
+        self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connects, and connects again whenever the stream ends; returns only when cancelled."""
+        retry_s, told = _FIRST_RETRY_S, ""
+        while True:
+            try:
+                await self._one_stream()
+                reason = "the broker closed the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            except (OSError, TimeoutError) as error:
+                reason = str(error) or "timed out"
+            if self.connected.is_set():
+                retry_s, told = _FIRST_RETRY_S, ""
+                self.connected.clear()
+            if reason != told:  # say the same only once
+                log.warning("broker at %s: %s; trying again", self._address, reason)
+                told = reason
+            await asyncio.sleep(retry_s * random.uniform(0.7, 1.0))  # noqa: S311
+            retry_s = min(_LAST_RETRY_S, retry_s * 2)
+
+    async def _one_stream(self) -> None:
+        self._outgoing = asyncio.Queue(_MAX_PENDING)
+        self._outgoing.put_nowait(pb.AgentMessage(register=self._register()))
+        options = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 5_000)]
+        if self._certificate is None:
+            channel = grpc.aio.insecure_channel(self._address, options)
+        else:
+            credentials = grpc.ssl_channel_credentials(self._certificate)
+            channel = grpc.aio.secure_channel(self._address, credentials, options)
+        async with channel:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            stub = fleet_pb2_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
+            stream = stub.Connect(self._send(), metadata=self._metadata)
+            reports = asyncio.create_task(self._report())
+            try:
+                async for message in stream:
+                    self._receive(message)
+            finally:
+                reports.cancel()
+
+    async def _send(self) -> AsyncIterator[pb.AgentMessage]:
+        queue = self._outgoing
+        while True:
+            yield await queue.get()
+
+    async def _report(self) -> None:
+        """A report at least every heartbeat, and at once when a session starts or ends."""
+        while True:
+            self._node.changed.clear()
+            use = await asyncio.to_thread(measured_use) if self._has_nvidia() else {}
+            with contextlib.suppress(asyncio.QueueFull):
+                self._outgoing.put_nowait(pb.AgentMessage(report=self._measure(use)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._node.changed.wait(), self._heartbeat_s)
+
+    # --- what the broker says -------------------------------------------------------------------
+
+    def _receive(self, message: pb.BrokerMessage) -> None:
+        kind = message.WhichOneof("body")
+        if kind == "welcome":
+            self._heartbeat_s = message.welcome.heartbeat_s or _DEFAULT_HEARTBEAT_S
+            self.connected.set()
+            log.info("broker at %s: connected (version %s)", self._address,
+                     message.welcome.broker_version)  # fmt: skip
+            return
+        if kind is None:
+            return  # a newer broker's command; without an answer it knows that we are older
+        command = getattr(message, kind)
+        error = ""
+        try:
+            if kind == "sync":
+                self._synchronise(message.sync)
+            elif kind == "admit":
+                self._admit(message.admit)
+            elif kind == "revoke":
+                self._node.revoke(message.revoke.lease, message.revoke.reason or "it was revoked")
+            elif kind == "end_session":
+                self._node.end_session(
+                    message.end_session.session, message.end_session.reason or "it was ended"
+                )
+        except ValueError as refused:
+            error = str(refused)
+            log.warning("broker's %s refused: %s", kind, error)
+        result = pb.Result(command_id=command.command_id, ok=not error, error=error)
+        self._outgoing.put_nowait(pb.AgentMessage(result=result))
+
+    def _synchronise(self, sync: pb.Sync) -> None:
+        wanted = {admit.lease for admit in sync.leases}
+        for lease in [lease for lease in self._node.leases if lease not in wanted]:
+            self._node.revoke(lease, "the broker no longer knows the lease")
+        refused = []
+        for admit in sync.leases:
+            try:
+                self._admit(admit)
+            except ValueError as error:
+                refused.append(str(error))
+        if refused:
+            raise ValueError("; ".join(refused))
+
+    def _admit(self, admit: pb.Admit) -> None:
+        self._node.admit(
+            admit.lease,
+            bytes.fromhex(admit.key),
+            admit.gpu_uuid,
+            int(admit.vram_mib),
+            float(admit.tflops),
+            float(admit.expires_at),
+        )
+
+    # --- what the agent says --------------------------------------------------------------------
+
+    def _register(self) -> pb.Register:
+        node = self._node
+        return pb.Register(
+            node=node.name,
+            agent_version=__version__,
+            endpoint=self._endpoint,
+            protocol=node.protocol.hex(),
+            gpus=[
+                pb.Gpu(
+                    index=gpu.index,
+                    uuid=gpu.uuid,
+                    model=gpu.model,
+                    vram_mib=gpu.vram_mib,
+                    tflops=gpu.tflops,
+                    software=gpu.software,
+                )
+                for gpu in node.gpus.values()
+            ],
+            leases=list(node.leases),
+            sessions=[_session(worker) for worker in node.workers.values()],
+        )
+
+    def _has_nvidia(self) -> bool:
+        return any(not gpu.software for gpu in self._node.gpus.values())
+
+    def _measure(self, measured: dict[str, tuple[int, float]]) -> pb.Report:
+        workers = list(self._node.workers.values())
+        use = []
+        for gpu in self._node.gpus.values():
+            of_gpu = [worker for worker in workers if worker.lease.gpu is gpu]
+            used_mib, busy = measured.get(gpu.uuid) or (
+                sum(worker.vram_bytes for worker in of_gpu) >> 20,
+                min(100.0, sum(worker.utilization() for worker in of_gpu)),
+            )
+            use.append(pb.GpuUse(uuid=gpu.uuid, used_mib=used_mib, utilization=busy))
+        return pb.Report(
+            at=time.time(), gpus=use, sessions=[_session(worker) for worker in workers]
+        )
+
+
+def _session(worker: Worker) -> pb.Session:
+    return pb.Session(
+        id=worker.session,
+        lease=worker.lease.id,
+        pid=worker.pid_of_client,
+        host=worker.host,
+        name=worker.name,
+        program=worker.program,
+        vram_bytes=worker.vram_bytes,
+        gpu_busy_us=worker.stats.get("gpu_busy_us", 0),
+        launches=worker.stats.get("launches", 0),
+        idle_ms=worker.idle_ms,
+        started_at=worker.started_at,
+    )
