@@ -1,0 +1,85 @@
+#include "softgpu/config.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <stdexcept>
+#include <thread>
+
+namespace carrel::softgpu {
+namespace {
+
+[[noreturn]] void refuse(std::string_view key, std::string_view value, std::string_view allowed) {
+    throw std::invalid_argument("CARREL_SOFTGPU: " + std::string(key) + "=" + std::string(value) +
+                                " is not allowed; expected " + std::string(allowed));
+}
+
+std::size_t number(std::string_view key, std::string_view value, std::size_t low,
+                   std::size_t high) {
+    std::size_t result = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), result);
+    if (error != std::errc{} || end != value.data() + value.size() || result < low || result > high)
+        refuse(key, value,
+               "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
+    return result;
+}
+
+std::size_t size(std::string_view key, std::string_view value) {
+    static constexpr struct {
+        std::string_view suffix;
+        unsigned shift;
+    } kUnits[] = {{"KiB", 10}, {"MiB", 20}, {"GiB", 30}};
+    for (const auto& unit : kUnits)
+        if (value.ends_with(unit.suffix)) {
+            const std::string_view digits = value.substr(0, value.size() - unit.suffix.size());
+            return number(key, digits, 1, std::size_t{1} << (44 - unit.shift)) << unit.shift;
+        }
+    return number(key, value, std::size_t{1} << 21, std::size_t{1} << 44);
+}
+
+void set(Config& config, std::string_view key, std::string_view value) {
+    if (key == "count") {
+        config.count = static_cast<unsigned>(number(key, value, 1, 16));
+    } else if (key == "vram") {
+        config.vram_bytes = size(key, value);
+        if (config.vram_bytes < std::size_t{2} << 20) refuse(key, value, "at least 2MiB");
+    } else if (key == "name") {
+        if (value.empty() || value.size() > 200) refuse(key, value, "1 to 200 characters");
+        config.name = value;
+    } else if (key == "sms") {
+        config.multiprocessors = static_cast<unsigned>(number(key, value, 1, 1024));
+    } else if (key == "cc") {
+        const std::size_t dot = value.find('.');
+        if (dot == std::string_view::npos) refuse(key, value, "major.minor, such as 8.0");
+        config.cc_major = static_cast<unsigned>(number(key, value.substr(0, dot), 5, 12));
+        config.cc_minor = static_cast<unsigned>(number(key, value.substr(dot + 1), 0, 9));
+    } else if (key == "threads") {
+        config.host_threads = static_cast<unsigned>(number(key, value, 1, 256));
+    } else if (key == "watchdog") {
+        config.watchdog_seconds = static_cast<unsigned>(number(key, value, 0, 1'000'000));
+    } else if (key == "state") {
+        config.state = value;
+    } else {
+        refuse(key, value, "one of count, vram, name, sms, cc, threads, watchdog, state");
+    }
+}
+
+}  // namespace
+
+Config parse_config(std::string_view text) {
+    Config config;
+    while (!text.empty()) {
+        const std::size_t comma = std::min(text.find(','), text.size());
+        const std::string_view item = text.substr(0, comma);
+        text.remove_prefix(std::min(comma + 1, text.size()));
+        if (item.empty()) continue;
+        const std::size_t equals = item.find('=');
+        if (equals == std::string_view::npos) refuse(item, "", "key=value");
+        set(config, item.substr(0, equals), item.substr(equals + 1));
+    }
+    if (config.host_threads == 0)
+        config.host_threads =
+            std::clamp(std::thread::hardware_concurrency(), 1u, config.multiprocessors);
+    return config;
+}
+
+}  // namespace carrel::softgpu

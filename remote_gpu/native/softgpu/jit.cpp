@@ -1,0 +1,131 @@
+// Images and their texts: what a program hands to the driver as code, and the logs it gets back.
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "softgpu/failure.hpp"
+#include "softgpu/fatbin.hpp"
+#include "softgpu/module.hpp"
+
+namespace carrel::softgpu {
+namespace {
+
+constexpr std::string_view kUnitMark = "\n//  ---- carrel: next unit ----\n";
+
+[[noreturn]] void refuse(const JitOptions& options, CUresult code, const std::string& why) {
+    options.error(why);
+    std::fprintf(stderr, "carrel-softgpu: %s\n", why.c_str());
+    throw Failure(code);
+}
+
+}  // namespace
+
+JitOptions::JitOptions(unsigned count, const CUjit_option* options, void** values) {
+    require(count == 0 || (options && values));
+    for (unsigned i = 0; i < count; ++i) {
+        const auto number = reinterpret_cast<std::uintptr_t>(values[i]);
+        switch (options[i]) {
+            case CU_JIT_MAX_REGISTERS:
+                max_registers = static_cast<unsigned>(number);
+                break;
+            case CU_JIT_INFO_LOG_BUFFER:
+                info_.buffer = static_cast<char*>(values[i]);
+                break;
+            case CU_JIT_ERROR_LOG_BUFFER:
+                error_.buffer = static_cast<char*>(values[i]);
+                break;
+            case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
+                info_.bytes = static_cast<unsigned>(number);
+                info_.size_option = &values[i];
+                break;
+            case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
+                error_.bytes = static_cast<unsigned>(number);
+                error_.size_option = &values[i];
+                break;
+            case CU_JIT_WALL_TIME:
+                values[i] = nullptr;  // a float, 0 ms
+                break;
+            default:
+                break;  // how to compile: there is nothing to compile
+        }
+    }
+    info("");
+    error("");
+}
+
+void JitOptions::Log::write(std::string_view text) const {
+    std::size_t written = 0;
+    if (buffer && bytes > 0) {
+        written = std::min(text.size(), bytes - 1);
+        std::memcpy(buffer, text.data(), written);
+        buffer[written] = 0;
+    }
+    if (size_option) *size_option = reinterpret_cast<void*>(written);
+}
+
+void JitOptions::info(std::string_view text) const {
+    info_.write(text);
+}
+
+void JitOptions::error(std::string_view text) const {
+    error_.write(text);
+}
+
+std::vector<std::string> ptx_of_image(const void* image, const JitOptions& options) {
+    require(image != nullptr);
+    if (const auto fatbin = fatbin_of(image)) {
+        std::string why;
+        if (auto text = ptx_of_fatbin(*fatbin, why)) return {std::move(*text)};
+        refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU, why);
+    }
+    if (std::strncmp(static_cast<const char*>(image), "\177ELF", 4) == 0)
+        refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU,
+               "the image is a cubin (machine code of an NVIDIA GPU); the software GPU executes "
+               "PTX only. "
+               "For numba-cuda, uninstall nvidia-nvjitlink so that it hands over PTX.");
+    std::vector<std::string> texts;
+    std::string_view rest(static_cast<const char*>(image));
+    for (;;) {
+        const std::size_t end = rest.find(kUnitMark);
+        texts.emplace_back(rest.substr(0, end));
+        if (end == std::string_view::npos) return texts;
+        rest.remove_prefix(end + kUnitMark.size());
+    }
+}
+
+std::vector<ptx::Module> parse_units(std::span<const std::string> texts,
+                                     const JitOptions& options) {
+    std::vector<ptx::Module> units;
+    for (const std::string& text : texts) {
+        if (text.find(".version") == std::string::npos) {
+            options.error("the image is neither PTX nor a fatbin");
+            throw Failure(CUDA_ERROR_INVALID_IMAGE);
+        }
+        auto parsed = ptx::parse(text);
+        if (!parsed) {
+            options.error(ptx::format_log(parsed.log));
+            throw Failure(CUDA_ERROR_INVALID_PTX);
+        }
+        units.push_back(std::move(*parsed));
+    }
+    return units;
+}
+
+std::string join_units(std::span<const std::string> texts) {
+    std::string joined;
+    for (const std::string& text : texts) {
+        if (!joined.empty()) joined += kUnitMark;
+        joined += text;
+    }
+    return joined;
+}
+
+std::string read_file(const char* path) {
+    require(path != nullptr);
+    std::ifstream file(path, std::ios::binary);
+    require(file.good(), CUDA_ERROR_FILE_NOT_FOUND);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace carrel::softgpu
