@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_broker.client import BrokerError, Unavailable
 from tornado import web
+
+from gpu_broker.client import BrokerError, Unavailable
 
 try:
     from jupyterhub.spawner import SpawnException
 except ImportError:  # JupyterHub 5
 
-    class SpawnException(web.HTTPError):  # type: ignore[no-redef,misc]
+    class SpawnException(web.HTTPError):  # type: ignore[no-redef]
         """Says why a server does not start; as in JupyterHub 6."""
 
         def __init__(
@@ -40,8 +41,7 @@ def refusal(message: str, reason: str, status: int) -> Any:
 
     ``reason`` is the label in the hub's metrics; one word.
     """
-    # A "%" would be taken for formatting by tornado's HTTPError.
-    error = SpawnException(message.replace("%", "%%"), reason=reason, status_code=status)
+    error = SpawnException(message, reason=reason, status_code=status)
     error.message = error.jupyterhub_message = message
     return error
 
@@ -53,7 +53,7 @@ def refused_by_broker(error: BrokerError) -> Any:
         message = f"{error.field}: {message}"
     if isinstance(error, Unavailable):
         return refusal(
-            f"No GPU can be given at this moment: {message} Start without a GPU, or try again soon.",
+            f"No GPU can be given now: {message} Start without a GPU, or try again soon.",
             BROKER,
             503,
         )
