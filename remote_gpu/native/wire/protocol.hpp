@@ -1,3 +1,74 @@
 // The layouts of what client and worker say to each other. Part of the protocol hash: whatever
 // changes here makes clients and workers of different builds refuse each other.
+//
+// Client to worker: calls, executed in order.
+//     CallHeader, [u64 bulk bytes if kBulk], payload of `size` bytes, the bulk bytes
+// Worker to client: frames.
+//     FrameHeader, payload of `size` bytes
+// All integers are little-endian, structs are sent as they lie in memory (x86-64 and AArch64 agree).
 #pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace carrel::wire {
+
+inline constexpr size_t kMaxPayload = size_t{512} << 20;  // of one call or frame, bulk not counted
+inline constexpr size_t kInlineData = size_t{64} << 10;   // host data below this travels in the payload
+inline constexpr uint64_t kMaxBulk = uint64_t{1} << 40;   // of one copy
+inline constexpr uint64_t kGranule = uint64_t{2} << 20;   // device memory is mapped in multiples of it
+inline constexpr size_t kMaxParams = 32764;               // bytes of kernel parameters, CUDA's limit
+inline constexpr uint32_t kMaxLaunchAttributes = 64;
+inline constexpr uint32_t kMaxJitOptions = 256;
+inline constexpr uint64_t kMaxJitLog = 1 << 20;
+
+// Flags of a call.
+inline constexpr uint16_t kBulk = 1;
+
+struct CallHeader {
+    uint16_t call;     // carrel::Call or wire::Internal
+    uint16_t flags;    // kBulk
+    uint32_t size;     // payload bytes
+    uint32_t reply;    // 0: pipelined, no answer; otherwise the answer carries this number
+    uint32_t context;  // name of the context that is current in the calling thread
+};
+static_assert(sizeof(CallHeader) == 16);
+
+// Calls that are no function of the driver API.
+enum class Internal : uint16_t {
+    first = 0xF000,
+    arena = first,   // u64 base, u64 bytes: reserve the address range; the reply says whether it is free
+    grow,            // u64 address, u64 bytes: create and map memory
+    unmap,           // u64 address, u64 bytes: give back what one grow mapped, once it is idle
+    copy_in,         // u64 device address, u64 bytes, u64 stream; data in the payload or as bulk
+    copy_out,        // u64 device address, u64 bytes, u64 stream; reply: data, then i32 result
+    copy_shape,      // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
+    host_done,       // u64 ticket: the client has run the host function
+    reset,           // destroy and renew the primary context
+    function_info,   // u64 name: reply as of cuModuleGetFunction
+    context_facts,   // reply: facts of the current context
+    last,
+};
+
+enum class Frame : uint16_t {
+    snapshot = 1,  // the first frame of a session
+    reply,         // i32 CUresult, outputs
+    error,         // u16 call, i32 CUresult: a pipelined call failed
+    host_call,     // u64 ticket, i32 CUresult of the stream: run the host function with that number
+    end,           // text: why the session ends
+};
+
+struct FrameHeader {
+    uint16_t kind;
+    uint16_t reserved;
+    uint32_t reply;
+    uint64_t size;
+};
+static_assert(sizeof(FrameHeader) == 16);
+
+// Stream names that mean the same on both sides.
+inline constexpr uint64_t kDefaultStream = 0;
+inline constexpr uint64_t kLegacyStream = 1;
+inline constexpr uint64_t kPerThreadStream = 2;
+inline constexpr uint32_t kPrimaryContext = 1;
+
+}  // namespace carrel::wire

@@ -1,0 +1,136 @@
+#include "client/copies.hpp"
+
+#include "client/forward.hpp"
+#include "client/memory.hpp"
+#include "cuda_functions.hpp"
+
+namespace carrel::client {
+
+namespace {
+
+// Whether the bytes lie in one allocation; memory outside the arena is the worker's to judge.
+bool plausible(CUdeviceptr pointer, size_t bytes) {
+    if (!in_arena(pointer)) return true;
+    const auto range = find_device(pointer);
+    return range && bytes <= range->base + range->size - pointer;
+}
+
+bool is_device(CUdeviceptr pointer) { return in_arena(pointer) || find_device(pointer); }
+
+void put_copy(wire::Writer& w, CUdeviceptr pointer, size_t bytes, CUstream stream) {
+    w.put(uint64_t{pointer});
+    w.put(uint64_t{bytes});
+    w.put(name_of(stream));
+}
+
+}  // namespace
+
+CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    const Context* context = current_context();
+    if (!context) return no_context();
+    if (const CUresult bad = session().status()) return bad;
+    if (!bytes) return CUDA_SUCCESS;
+    if (!from || !plausible(to, bytes) || in_arena(reinterpret_cast<CUdeviceptr>(from))) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    const auto number = static_cast<uint16_t>(wire::Internal::copy_in);
+    const auto encode = [&](wire::Writer& w) {
+        put_copy(w, to, bytes, stream);
+        if (bytes < wire::kInlineData) w.raw(from, bytes);
+    };
+    // Outside the arena only the worker knows whether the address is good: wait for its answer.
+    if (!in_arena(to)) {
+        Pending pending;
+        if (const CUresult bad = session().transact(
+                number, context->wire, encode, &pending,
+                {from, bytes < wire::kInlineData ? 0 : bytes})) {
+            return bad;
+        }
+        return session().settle(
+            static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+    }
+    if (bytes < wire::kInlineData) return session().post(number, context->wire, encode);
+    return session().transact(number, context->wire, encode, nullptr, {from, bytes});
+}
+
+CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    const Context* context = current_context();
+    if (!context) return no_context();
+    if (const CUresult bad = session().status()) return bad;
+    if (!bytes) return session().settle(CUDA_SUCCESS);
+    if (!to || !plausible(from, bytes) || in_arena(reinterpret_cast<CUdeviceptr>(to))) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    Pending pending;
+    pending.sink = to;
+    pending.sink_size = bytes;
+    const auto encode = [&](wire::Writer& w) { put_copy(w, from, bytes, stream); };
+    if (const CUresult bad =
+            session().transact(static_cast<uint16_t>(wire::Internal::copy_out), context->wire,
+                               encode, &pending)) {
+        return bad;
+    }
+    return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+}
+
+CUresult copy_any(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    const bool to_device = is_device(to);
+    const bool from_device = is_device(from);
+    if (to_device && from_device) return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
+    if (to_device) return copy_in(to, reinterpret_cast<const void*>(from), bytes, stream);
+    if (from_device) return copy_out(reinterpret_cast<void*>(to), from, bytes, stream);
+    if (const CUresult bad = cuStreamSynchronize(stream)) return bad;
+    std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+    return CUDA_SUCCESS;
+}
+
+}  // namespace carrel::client
+
+using namespace carrel;
+using namespace carrel::client;
+
+CUresult CUDAAPI cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount) {
+    trace(Call::cuMemcpyHtoD_v2, false);
+    return copy_in(dstDevice, srcHost, ByteCount, nullptr);
+}
+
+CUresult CUDAAPI cuMemcpyHtoDAsync_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount,
+                                      CUstream hStream) {
+    trace(Call::cuMemcpyHtoDAsync_v2, false);
+    return copy_in(dstDevice, srcHost, ByteCount, hStream);
+}
+
+CUresult CUDAAPI cuMemcpyDtoH_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount) {
+    trace(Call::cuMemcpyDtoH_v2, true);
+    return copy_out(dstHost, srcDevice, ByteCount, nullptr);
+}
+
+CUresult CUDAAPI cuMemcpyDtoHAsync_v2(void* dstHost, CUdeviceptr srcDevice, size_t ByteCount,
+                                      CUstream hStream) {
+    trace(Call::cuMemcpyDtoHAsync_v2, true);
+    return copy_out(dstHost, srcDevice, ByteCount, hStream);
+}
+
+CUresult CUDAAPI cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount) {
+    trace(Call::cuMemcpy, false);
+    return copy_any(dst, src, ByteCount, nullptr);
+}
+
+CUresult CUDAAPI cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount,
+                               CUstream hStream) {
+    trace(Call::cuMemcpyAsync, false);
+    return copy_any(dst, src, ByteCount, hStream);
+}
+
+CUresult CUDAAPI cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice,
+                              CUcontext srcContext, size_t ByteCount) {
+    return cuMemcpyPeerAsync(dstDevice, dstContext, srcDevice, srcContext, ByteCount, nullptr);
+}
+
+// A slice is one device: between its contexts a peer copy is a plain one.
+CUresult CUDAAPI cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext,
+                                   CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount,
+                                   CUstream hStream) {
+    if (!find_context(dstContext) || !find_context(srcContext)) return CUDA_ERROR_INVALID_CONTEXT;
+    return cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream);
+}

@@ -1,0 +1,102 @@
+#include "client/host_memory.hpp"
+
+#include <sys/mman.h>
+
+#include <map>
+#include <mutex>
+
+#include "client/forward.hpp"
+#include "cuda_functions.hpp"
+
+namespace carrel::client {
+
+namespace {
+std::mutex mutex;
+std::map<uint64_t, HostRange> ranges;
+}  // namespace
+
+std::optional<HostRange> find_host(uint64_t address) {
+    const std::lock_guard lock(mutex);
+    auto after = ranges.upper_bound(address);
+    if (after == ranges.begin()) return std::nullopt;
+    --after;
+    if (address - after->first >= after->second.size) return std::nullopt;
+    return after->second;
+}
+
+}  // namespace carrel::client
+
+using namespace carrel;
+using namespace carrel::client;
+
+CUresult CUDAAPI cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) {
+    if (!current_context()) return no_context();
+    if (const CUresult bad = session().status()) return bad;
+    if (!pp || !bytesize || (Flags & ~7u)) return CUDA_ERROR_INVALID_VALUE;
+    void* at = mmap(nullptr, bytesize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    const auto base = reinterpret_cast<uint64_t>(at);
+    const std::lock_guard lock(mutex);
+    ranges[base] = {base, bytesize, Flags, false};
+    *pp = at;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemAllocHost_v2(void** pp, size_t bytesize) {
+    return cuMemHostAlloc(pp, bytesize, 0);
+}
+
+CUresult CUDAAPI cuMemFreeHost(void* p) {
+    if (!p) return CUDA_SUCCESS;
+    const std::lock_guard lock(mutex);
+    const auto range = ranges.find(reinterpret_cast<uint64_t>(p));
+    if (range == ranges.end() || range->second.registered) return CUDA_ERROR_INVALID_VALUE;
+    munmap(p, range->second.size);
+    ranges.erase(range);
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags) {
+    if (!current_context()) return no_context();
+    if (const CUresult bad = session().status()) return bad;
+    if (!p || !bytesize || (Flags & ~15u)) return CUDA_ERROR_INVALID_VALUE;
+    const auto base = reinterpret_cast<uint64_t>(p);
+    const std::lock_guard lock(mutex);
+    const auto after = ranges.lower_bound(base);
+    if ((after != ranges.end() && after->first < base + bytesize) ||
+        (after != ranges.begin() &&
+         std::prev(after)->first + std::prev(after)->second.size > base)) {
+        return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    }
+    ranges[base] = {base, bytesize, Flags, true};
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemHostUnregister(void* p) {
+    const std::lock_guard lock(mutex);
+    const auto range = ranges.find(reinterpret_cast<uint64_t>(p));
+    if (range == ranges.end() || !range->second.registered) {
+        return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+    }
+    ranges.erase(range);
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemHostGetFlags(unsigned int* pFlags, void* p) {
+    if (!pFlags) return CUDA_ERROR_INVALID_VALUE;
+    const auto range = find_host(reinterpret_cast<uint64_t>(p));
+    if (!range) return CUDA_ERROR_INVALID_VALUE;
+    *pFlags = range->flags;
+    return CUDA_SUCCESS;
+}
+
+// Kernels cannot reach this process' memory.
+CUresult CUDAAPI cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void*, unsigned int) {
+    if (pdptr) *pdptr = 0;
+    return unsupported(Call::cuMemHostGetDevicePointer_v2);
+}
+
+CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr* dptr, size_t, unsigned int) {
+    if (dptr) *dptr = 0;
+    return unsupported(Call::cuMemAllocManaged);
+}

@@ -1,0 +1,201 @@
+// Memory pools and stream-ordered allocation, on the same arena as everything else: an allocation
+// is usable at once, and freed memory waits for other streams before it is handed out again.
+#include <cstring>
+#include <mutex>
+
+#include "client/forward.hpp"
+#include "client/memory.hpp"
+#include "cuda_functions.hpp"
+
+using namespace carrel;
+using namespace carrel::client;
+
+namespace {
+
+struct Pool {
+    std::mutex mutex;
+    uint64_t release_threshold = 0;
+    int reuse[4] = {0, 1, 1, 1};  // by attribute number
+    CUmemoryPool handle = nullptr;
+    bool is_default = false;
+};
+
+Pool* make_pool(bool is_default) {
+    auto* pool = new Pool;  // never deleted: a stale handle must stay harmless
+    pool->handle = Handles::handle<CUmemoryPool>(handles().create(Kind::pool, pool));
+    pool->is_default = is_default;
+    return pool;
+}
+
+Pool* default_pool() {
+    static Pool* const pool = make_pool(true);
+    return pool;
+}
+
+std::atomic<Pool*> current{nullptr};
+
+Pool* find_pool(CUmemoryPool handle) {
+    const uint32_t name = Handles::name(handle);
+    return handles().kind(name) == Kind::pool ? static_cast<Pool*>(handles().object(name)) : nullptr;
+}
+
+CUresult check(CUdevice device) {
+    if (const CUresult bad = session().status()) return bad;
+    return device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+bool known_stream(CUstream stream) {
+    return reinterpret_cast<uint64_t>(stream) <= wire::kPerThreadStream ||
+           handles().kind(Handles::name(stream)) == Kind::stream;
+}
+
+}  // namespace
+
+CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
+    if (!known_stream(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    return allocate_device(bytesize, dptr);
+}
+
+CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
+                                         CUstream hStream) {
+    if (!find_pool(pool)) return CUDA_ERROR_INVALID_HANDLE;
+    return cuMemAllocAsync(dptr, bytesize, hStream);
+}
+
+CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
+    if (!known_stream(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    return free_device(dptr);
+}
+
+CUresult CUDAAPI cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice dev) {
+    if (const CUresult bad = check(dev)) return bad;
+    if (!pool_out) return CUDA_ERROR_INVALID_VALUE;
+    *pool_out = default_pool()->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev) {
+    if (const CUresult bad = check(dev)) return bad;
+    if (!pool) return CUDA_ERROR_INVALID_VALUE;
+    const Pool* set = current.load();
+    *pool = (set ? set : default_pool())->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
+    if (const CUresult bad = check(dev)) return bad;
+    Pool* known = find_pool(pool);
+    if (!known) return CUDA_ERROR_INVALID_HANDLE;
+    current = known;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps) {
+    if (const CUresult bad = session().status()) return bad;
+    if (!pool || !poolProps) return CUDA_ERROR_INVALID_VALUE;
+    if (poolProps->handleTypes || poolProps->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+    *pool = make_pool(false)->handle;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool) {
+    Pool* known = find_pool(pool);
+    if (!known || known->is_default) return CUDA_ERROR_INVALID_VALUE;
+    Pool* expected = known;
+    current.compare_exchange_strong(expected, nullptr);
+    handles().erase(Handles::name(pool));
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) {
+    if (!find_pool(pool)) return CUDA_ERROR_INVALID_HANDLE;
+    trim_device(minBytesToKeep);
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value) {
+    Pool* known = find_pool(pool);
+    if (!known) return CUDA_ERROR_INVALID_HANDLE;
+    if (!value) return CUDA_ERROR_INVALID_VALUE;
+    const std::lock_guard lock(known->mutex);
+    switch (attr) {
+        case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
+        case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
+        case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
+            known->reuse[attr] = *static_cast<int*>(value);
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
+            known->release_threshold = *static_cast<cuuint64_t*>(value);
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+        case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+            return *static_cast<cuuint64_t*>(value) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+        default:
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value) {
+    Pool* known = find_pool(pool);
+    if (!known) return CUDA_ERROR_INVALID_HANDLE;
+    if (!value) return CUDA_ERROR_INVALID_VALUE;
+    const std::lock_guard lock(known->mutex);
+    auto* wide = static_cast<cuuint64_t*>(value);
+    switch (attr) {
+        case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
+        case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
+        case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
+            *static_cast<int*>(value) = known->reuse[attr];
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
+            *wide = known->release_threshold;
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
+            *wide = used_device_bytes() + idle_device_bytes();
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
+            *wide = used_device_bytes();
+            return CUDA_SUCCESS;
+        case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+        case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+            *wide = peak_device_bytes();
+            return CUDA_SUCCESS;
+        default:
+            return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
+CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_t count) {
+    if (!find_pool(pool)) return CUDA_ERROR_INVALID_HANDLE;
+    for (size_t i = 0; map && i < count; ++i) {
+        if (map[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE || map[i].location.id != 0) {
+            return CUDA_ERROR_INVALID_DEVICE;
+        }
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool,
+                                    CUmemLocation* location) {
+    if (!find_pool(memPool)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!flags || !location) return CUDA_ERROR_INVALID_VALUE;
+    const bool own = location->type == CU_MEM_LOCATION_TYPE_DEVICE && location->id == 0;
+    *flags = own ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    return CUDA_SUCCESS;
+}
+
+// Hints about managed memory, which does not exist here yet.
+CUresult CUDAAPI cuMemAdvise(CUdeviceptr_v2, size_t, CUmem_advise, CUdevice_v1) {
+    return unsupported(Call::cuMemAdvise);
+}
+CUresult CUDAAPI cuMemAdvise_v2(CUdeviceptr, size_t, CUmem_advise, CUmemLocation) {
+    return unsupported(Call::cuMemAdvise_v2);
+}
+CUresult CUDAAPI cuMemPrefetchAsync(CUdeviceptr_v2, size_t, CUdevice_v1, CUstream) {
+    return unsupported(Call::cuMemPrefetchAsync);
+}
+CUresult CUDAAPI cuMemPrefetchAsync_v2(CUdeviceptr, size_t, CUmemLocation, unsigned int, CUstream) {
+    return unsupported(Call::cuMemPrefetchAsync_v2);
+}

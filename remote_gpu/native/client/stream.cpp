@@ -1,0 +1,69 @@
+// Waiting for streams and events, and what is known of streams on this side.
+#include "client/forward.hpp"
+#include "cuda_functions.hpp"
+
+using namespace carrel;
+using namespace carrel::client;
+
+namespace {
+
+bool known(CUstream stream) {
+    return reinterpret_cast<uint64_t>(stream) <= wire::kPerThreadStream ||
+           handles().kind(Handles::name(stream)) == Kind::stream;
+}
+
+}  // namespace
+
+CUresult CUDAAPI cuStreamSynchronize(CUstream hStream) {
+    return call(
+        Call::cuStreamSynchronize, [&](wire::Writer& w) { w.put(name_of(hStream)); },
+        [](wire::Reader&) {});
+}
+
+CUresult CUDAAPI cuEventSynchronize(CUevent hEvent) {
+    return call(
+        Call::cuEventSynchronize, [&](wire::Writer& w) { w.put(name_of(hEvent)); },
+        [](wire::Reader&) {});
+}
+
+CUresult CUDAAPI cuStreamGetCtx(CUstream hStream, CUcontext* pctx) {
+    if (!current_context()) return no_context();
+    if (!known(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!pctx) return CUDA_ERROR_INVALID_VALUE;
+    const uint32_t owner = handles().context(Handles::name(hStream));
+    if (owner == wire::kPrimaryContext) {
+        *pctx = primary_context()->handle;
+    } else {
+        *pctx = owner ? Handles::handle<CUcontext>(owner) : current_context()->handle;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuStreamGetCtx_v2(CUstream hStream, CUcontext* pCtx, CUgreenCtx* pGreenCtx) {
+    if (pGreenCtx) *pGreenCtx = nullptr;
+    return cuStreamGetCtx(hStream, pCtx);
+}
+
+CUresult CUDAAPI cuStreamGetDevice(CUstream hStream, CUdevice* device) {
+    if (!current_context()) return no_context();
+    if (!known(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!device) return CUDA_ERROR_INVALID_VALUE;
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+
+// Capture is not supported yet, so no stream ever captures.
+CUresult CUDAAPI cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus) {
+    if (!current_context()) return no_context();
+    if (!known(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (!captureStatus) return CUDA_ERROR_INVALID_VALUE;
+    *captureStatus = CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+    static thread_local CUstreamCaptureMode own = CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (!mode) return CUDA_ERROR_INVALID_VALUE;
+    std::swap(*mode, own);
+    return CUDA_SUCCESS;
+}

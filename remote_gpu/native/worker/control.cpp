@@ -1,0 +1,128 @@
+#include "worker/control.hpp"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "wire/log.hpp"
+
+namespace carrel::worker {
+
+namespace {
+
+constexpr int kReportMs = 1000;
+
+// The value of a string member of a flat JSON object; the agent sends nothing else.
+bool member(const std::string& object, const std::string& name, std::string* value) {
+    size_t at = object.find("\"" + name + "\"");
+    if (at == std::string::npos) return false;
+    at = object.find(':', at + name.size() + 2);
+    if (at == std::string::npos) return false;
+    at = object.find_first_not_of(" \t", at + 1);
+    if (at == std::string::npos || object[at] != '"') return false;
+    value->clear();
+    for (++at; at < object.size() && object[at] != '"'; ++at) {
+        char c = object[at];
+        if (c == '\\' && at + 1 < object.size()) {
+            c = object[++at];
+            if (c == 'n' || c == 't' || c == 'r') c = ' ';
+            if (c == 'u' && at + 4 < object.size()) {
+                const long code = std::strtol(object.substr(at + 1, 4).c_str(), nullptr, 16);
+                c = code > 0 && code < 128 ? static_cast<char>(code) : '?';
+                at += 4;
+            }
+        }
+        value->push_back(c);
+    }
+    return at < object.size();
+}
+
+}  // namespace
+
+std::string json_string(const std::string& text) {
+    std::string out = "\"";
+    for (const char c : text) {
+        if (c == '"' || c == '\\') out.push_back('\\');
+        out.push_back(static_cast<unsigned char>(c) < 0x20 ? ' ' : c);
+    }
+    return out + "\"";
+}
+
+bool parse_end(const std::string& message, std::string* reason) {
+    std::string type;
+    if (!member(message, "type", &type) || type != "end") return false;
+    if (!member(message, "reason", reason)) *reason = "the node ended it";
+    return true;
+}
+
+Control::Control(int fd, Server& server) : fd_(fd), server_(server) {
+    if (fd_ < 0) return;
+    if (::pipe(wake_) != 0) std::abort();
+    thread_ = std::thread([this] { run(); });
+}
+
+Control::~Control() {
+    if (!thread_.joinable()) return;
+    ::close(wake_[1]);
+    thread_.join();
+    ::close(wake_[0]);
+}
+
+void Control::say(const std::string& message) {
+    if (fd_ >= 0) ::send(fd_, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void Control::ready() { say("{\"type\":\"ready\"}"); }
+
+void Control::ended(const std::string& reason) {
+    report();
+    say("{\"type\":\"ended\",\"reason\":" + json_string(reason) + "}");
+}
+
+void Control::report() {
+    const Counters& c = server_.counters();
+    char text[512];
+    const auto number = [](uint64_t value) { return static_cast<unsigned long long>(value); };
+    std::snprintf(text, sizeof text,
+                  "{\"type\":\"stats\",\"vram_bytes\":%llu,\"context_bytes\":%llu,\"launches\":%llu,"
+                  "\"calls\":%llu,\"gpu_busy_us\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu,",
+                  number(server_.vram_bytes()), number(server_.context_bytes()), number(c.launches),
+                  number(c.calls), number(server_.activity().busy_us()), number(c.bytes_in),
+                  number(server_.bytes_out()));
+    // Silence while nothing changes.
+    if (last_ == text) return;
+    last_ = text;
+    say(last_ + "\"idle_ms\":" + std::to_string(server_.activity().idle_ms()) + "}");
+}
+
+void Control::run() {
+    for (;;) {
+        pollfd waiting[2] = {{fd_, POLLIN, 0}, {wake_[0], POLLIN, 0}};
+        const int ready = ::poll(waiting, 2, kReportMs);
+        if (waiting[1].revents) return;
+        if (ready == 0) report();
+        if (!waiting[0].revents) continue;
+        char message[4096];
+        const ssize_t size = ::recv(fd_, message, sizeof message, 0);
+        std::string reason;
+        if (size <= 0) {
+            reason = "the node agent is gone";
+        } else if (!parse_end({message, static_cast<size_t>(size)}, &reason)) {
+            CARREL_WARNING("the node agent sent a message that is not understood");
+            continue;
+        }
+        server_.end(reason);
+        // The main loop may be inside a driver call that never returns.
+        waiting[0].fd = -1;
+        if (::poll(waiting, 2, 5000) == 0) {
+            ended(reason);
+            ::_exit(0);
+        }
+        return;
+    }
+}
+
+}  // namespace carrel::worker

@@ -1,0 +1,37 @@
+// The line to the node agent: readiness, statistics each second, and the order to end.
+#pragma once
+#include <string>
+#include <thread>
+
+#include "worker/server.hpp"
+
+namespace carrel::worker {
+
+class Control {
+  public:
+    // Without a descriptor (-1) nothing is said and nobody ends the session.
+    Control(int fd, Server& server);
+    ~Control();
+    Control(const Control&) = delete;
+    Control& operator=(const Control&) = delete;
+
+    void ready();
+    void ended(const std::string& reason);
+
+  private:
+    void say(const std::string& message);
+    void report();
+    void run();
+
+    int fd_;
+    int wake_[2] = {-1, -1};
+    Server& server_;
+    std::string last_;
+    std::thread thread_;
+};
+
+// The "reason" of a control message whose "type" is "end"; false for any other message.
+bool parse_end(const std::string& message, std::string* reason);
+std::string json_string(const std::string& text);
+
+}  // namespace carrel::worker

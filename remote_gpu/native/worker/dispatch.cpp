@@ -1,0 +1,254 @@
+// Which code runs which call.
+#include <cstring>
+
+#include "wire/log.hpp"
+#include "worker/server.hpp"
+
+namespace carrel::worker {
+
+namespace {
+
+// For the generated cases.
+[[maybe_unused]] std::string text(std::span<const std::byte> bytes) { return wire::text(bytes); }
+
+// Calls that change nothing on a stream, so that they need not mark one busy.
+bool quiet_call(Call call) {
+    switch (call) {
+        case Call::cuEventCreate:
+        case Call::cuEventDestroy_v2:
+        case Call::cuStreamCreate:
+        case Call::cuStreamCreateWithPriority:
+        case Call::cuModuleUnload:
+        case Call::cuLibraryUnload:
+        case Call::cuLinkDestroy:
+        case Call::cuKernelGetFunction:
+        case Call::cuLibraryGetModule:
+            return true;
+        default:
+            return false;
+    }
+}
+
+}  // namespace
+
+void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& out) {
+    try {
+        if (number >= static_cast<uint16_t>(wire::Internal::first)) {
+            dispatch_internal(static_cast<wire::Internal>(number), in, bulk, out);
+            return;
+        }
+        if (bulk) throw wire::Malformed("bulk data with a call that takes none");
+        const auto call = static_cast<Call>(number);
+        Objects& objects = objects_;
+        const DriverTable& driver = driver_;
+        const CUdevice device = device_.device;
+        stream_used_ = false;
+        switch (call) {
+#include "worker_dispatch.inc"
+            default:
+                dispatch_manual(call, in, out);
+                break;
+        }
+        // Work without a stream runs on the default one.
+        if (!out.wanted() && !stream_used_ && !quiet_call(call)) activity_.touch(context_, nullptr);
+        if (call == Call::cuStreamDestroy_v2) activity_.forget(CUstream{});
+    } catch (const BadHandle&) {
+        out.result(CUDA_ERROR_INVALID_HANDLE);
+    }
+}
+
+void Server::dispatch_manual(Call call, wire::Reader& in, Reply& out) {
+    const CUcontext current = context_;
+    switch (call) {
+        case Call::cuCtxSynchronize:
+            answer_when(activity_.check(current), out,
+                        [this] { return invoke(driver_.cuCtxSynchronize); });
+            break;
+        case Call::cuStreamSynchronize: {
+            const auto stream = objects_.get<CUstream>(in.get<uint64_t>());
+            answer_when(activity_.check(current, stream), out,
+                        [this, stream] { return invoke(driver_.cuStreamSynchronize, stream); });
+            break;
+        }
+        case Call::cuEventSynchronize: {
+            const auto event = objects_.get<CUevent>(in.get<uint64_t>());
+            answer_when(invoke(driver_.cuEventQuery, event), out,
+                        [this, event] { return invoke(driver_.cuEventSynchronize, event); });
+            break;
+        }
+        case Call::cuMemGetInfo_v2:
+            if (memory_.has_garbage() && activity_.check(current) == CUDA_SUCCESS &&
+                activity_.idle()) {
+                memory_.reap();
+            }
+            out.result(CUDA_SUCCESS);
+            out.writer().put(ledger_.spare());
+            break;
+        case Call::cuLaunchKernelEx:
+            launch(in, out);
+            break;
+        case Call::cuLaunchHostFunc:
+        case Call::cuStreamAddCallback: {
+            const auto stream = objects_.get<CUstream>(in.get<uint64_t>());
+            out.result(host_calls_.enqueue(stream, in.get<uint64_t>()));
+            break;
+        }
+        case Call::cuCtxCreate_v4:
+            create_context(in, out);
+            break;
+        case Call::cuCtxDestroy_v2:
+            destroy_context(in, out);
+            break;
+        case Call::cuFuncGetAttribute:
+        case Call::cuKernelGetAttribute: {
+            const auto function = objects_.get<CUfunction>(in.get<uint64_t>());
+            int value = 0;
+            const auto attribute = in.get<CUfunction_attribute>();
+            out.result(invoke(driver_.cuFuncGetAttribute, &value, attribute, function));
+            out.writer().put(int32_t{value});
+            break;
+        }
+        case Call::cuFuncSetAttribute:
+        case Call::cuKernelSetAttribute: {
+            const auto function = objects_.get<CUfunction>(in.get<uint64_t>());
+            const auto attribute = in.get<CUfunction_attribute>();
+            out.result(invoke(driver_.cuFuncSetAttribute, function, attribute, in.get<int>()));
+            break;
+        }
+        case Call::cuModuleLoadDataEx:
+            load_module(in, out);
+            break;
+        case Call::cuModuleUnload: {
+            const auto name = in.get<uint64_t>();
+            const auto module = objects_.get<CUmodule>(name);
+            objects_.erase<CUmodule>(name);
+            out.result(invoke(driver_.cuModuleUnload, module));
+            break;
+        }
+        case Call::cuModuleGetFunction: {
+            const auto name = in.get<uint64_t>();
+            const auto module = objects_.get<CUmodule>(in.get<uint64_t>());
+            CUfunction function = nullptr;
+            out.result(invoke(driver_.cuModuleGetFunction, &function, module, in.text().c_str()));
+            if (!function) break;
+            objects_.bind(name, function);
+            describe_function(function, out);
+            break;
+        }
+        case Call::cuModuleEnumerateFunctions:
+        case Call::cuLibraryEnumerateKernels:
+            list_functions(call == Call::cuLibraryEnumerateKernels, in, out);
+            break;
+        case Call::cuModuleGetGlobal_v2: {
+            const auto module = objects_.get<CUmodule>(in.get<uint64_t>());
+            CUdeviceptr base = 0;
+            size_t size = 0;
+            out.result(
+                invoke(driver_.cuModuleGetGlobal_v2, &base, &size, module, in.text().c_str()));
+            out.writer().put(uint64_t{base});
+            out.writer().put(uint64_t{size});
+            break;
+        }
+        case Call::cuLibraryLoadData:
+            load_library(in, out);
+            break;
+        case Call::cuLibraryUnload: {
+            const auto name = in.get<uint64_t>();
+            const auto library = objects_.get<CUlibrary>(name);
+            objects_.erase<CUlibrary>(name);
+            out.result(invoke(driver_.cuLibraryUnload, library));
+            break;
+        }
+        case Call::cuLibraryGetKernel: {
+            const auto name = in.get<uint64_t>();
+            const auto library = objects_.get<CUlibrary>(in.get<uint64_t>());
+            CUkernel kernel = nullptr;
+            out.result(invoke(driver_.cuLibraryGetKernel, &kernel, library, in.text().c_str()));
+            if (!kernel) break;
+            objects_.bind(name, kernel);
+            describe_function(objects_.get<CUfunction>(name), out);
+            break;
+        }
+        case Call::cuLibraryGetGlobal: {
+            const auto library = objects_.get<CUlibrary>(in.get<uint64_t>());
+            CUdeviceptr base = 0;
+            size_t size = 0;
+            out.result(
+                invoke(driver_.cuLibraryGetGlobal, &base, &size, library, in.text().c_str()));
+            out.writer().put(uint64_t{base});
+            out.writer().put(uint64_t{size});
+            break;
+        }
+        case Call::cuLibraryGetModule: {
+            const auto name = in.get<uint64_t>();
+            const auto library = objects_.get<CUlibrary>(in.get<uint64_t>());
+            CUmodule module = nullptr;
+            out.result(invoke(driver_.cuLibraryGetModule, &module, library));
+            if (module) objects_.bind(name, module);
+            break;
+        }
+        case Call::cuKernelGetFunction: {
+            const auto name = in.get<uint64_t>();
+            objects_.bind(name, objects_.get<CUfunction>(in.get<uint64_t>()));
+            break;
+        }
+        case Call::cuLinkCreate_v2:
+            link_create(in, out);
+            break;
+        case Call::cuLinkAddData_v2:
+            link_add(in, out);
+            break;
+        case Call::cuLinkComplete:
+            link_complete(in, out);
+            break;
+        case Call::cuLinkDestroy:
+            link_destroy(in);
+            break;
+        default:
+            throw wire::Malformed(std::string("the call ") + call_name(call) +
+                                  " does not cross the wire");
+    }
+}
+
+void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t bulk, Reply& out) {
+    if (bulk && call != wire::Internal::copy_in && call != wire::Internal::copy_shape) {
+        throw wire::Malformed("bulk data with a call that takes none");
+    }
+    switch (call) {
+        case wire::Internal::arena: {
+            const auto base = in.get<uint64_t>();
+            out.result(memory_.reserve(base, in.get<uint64_t>()));
+            break;
+        }
+        case wire::Internal::grow:
+            grow(in, out);
+            break;
+        case wire::Internal::unmap: {
+            const auto base = in.get<uint64_t>();
+            if (!memory_.discard(base, in.get<uint64_t>())) {
+                throw wire::Malformed("memory is given back that was not mapped");
+            }
+            if (activity_.check(context_) == CUDA_SUCCESS && activity_.idle()) memory_.reap();
+            break;
+        }
+        case wire::Internal::copy_in:
+            copy_in(in, bulk, out);
+            break;
+        case wire::Internal::copy_out:
+            copy_out(in, out);
+            break;
+        case wire::Internal::copy_shape:
+            copy_shape(in, bulk, out);
+            break;
+        case wire::Internal::host_done:
+            host_calls_.done(in.get<uint64_t>());
+            break;
+        case wire::Internal::reset:
+            reset(out);
+            break;
+        default:
+            throw wire::Malformed("an internal call that does not exist");
+    }
+}
+
+}  // namespace carrel::worker

@@ -1,0 +1,54 @@
+// carrel-worker: serves one client process on one GPU. Started by a node's front door.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "carrel_protocol.hpp"
+#include "wire/log.hpp"
+#include "worker/control.hpp"
+#include "worker/device.hpp"
+#include "worker/options.hpp"
+#include "worker/server.hpp"
+
+namespace {
+
+constexpr const char* kVersion = "0.1.0";
+
+int describe() {
+    std::printf("{\"protocol\": \"");
+    for (const uint8_t byte : carrel::kProtocolHash) std::printf("%02x", byte);
+    std::printf("\", \"version\": \"%s\"}\n", kVersion);
+    return 0;
+}
+
+int serve(const carrel::worker::Options& options) {
+    carrel::worker::Device device(options);
+    carrel::worker::Server server(device, options, options.client_fd);
+    carrel::worker::Control control(options.control_fd, server);
+    control.ready();
+    const std::string reason = server.run();
+    control.ended(reason.empty() ? "the program ended" : reason);
+    if (!reason.empty()) CARREL_INFO("session %s: %s", options.session.c_str(), reason.c_str());
+    // Work of a program that is gone is not waited for: the driver's resources go with the process.
+    if (!server.activity().idle()) ::_exit(0);
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_IGN);
+    // An interrupt in the terminal is the program's; the agent ends its workers itself.
+    signal(SIGINT, SIG_IGN);
+    try {
+        const auto options = carrel::worker::Options::parse(argc, argv);
+        return options.describe ? describe() : serve(options);
+    } catch (const std::exception& error) {
+        CARREL_WARNING("worker: %s", error.what());
+        return 1;
+    }
+}

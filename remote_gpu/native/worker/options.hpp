@@ -1,0 +1,25 @@
+// The worker's command line. No secret is ever on it.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace carrel::worker {
+
+struct Options {
+    bool describe = false;
+    int client_fd = -1;
+    int control_fd = -1;
+    int ledger_fd = -1;
+    unsigned ledger_slot = 0;
+    std::string driver = "libcuda.so.1";
+    int device = 0;
+    uint64_t vram_bytes = 0;
+    double tflops = 0;
+    std::string session;
+    std::string lease;
+
+    // Throws std::invalid_argument with a message for the person who typed it.
+    static Options parse(int argc, char** argv);
+};
+
+}  // namespace carrel::worker

@@ -1,0 +1,53 @@
+#include "worker/outbox.hpp"
+
+#include "wire/log.hpp"
+
+namespace carrel::worker {
+
+void Outbox::send(wire::Frame kind, uint32_t reply, std::span<const std::byte> body) {
+    const wire::FrameHeader header{static_cast<uint16_t>(kind), 0, reply, body.size()};
+    const iovec parts[2] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
+                            {const_cast<std::byte*>(body.data()), body.size()}};
+    const std::lock_guard lock(mutex_);
+    channel_.send(std::span(parts, body.empty() ? 1 : 2));  // a broken socket shows at the next read
+    bytes_.fetch_add(sizeof header + body.size(), std::memory_order_relaxed);
+}
+
+void Outbox::fail(Call call, CUresult error) {
+    CARREL_DEBUG("%s failed: %d", call_name(call), static_cast<int>(error));
+    wire::Writer body;
+    body.put(static_cast<uint16_t>(call));
+    body.put(static_cast<int32_t>(error));
+    send(wire::Frame::error, 0, {body.data(), body.size()});
+}
+
+void Outbox::host_call(uint64_t ticket, CUresult result) {
+    wire::Writer body;
+    body.put(ticket);
+    body.put(static_cast<int32_t>(result));
+    send(wire::Frame::host_call, 0, {body.data(), body.size()});
+}
+
+void Outbox::end(std::string_view reason) {
+    wire::Writer body;
+    body.text(reason);
+    send(wire::Frame::end, 0, {body.data(), body.size()});
+}
+
+void Outbox::stream_reply(uint32_t reply, uint64_t size,
+                          const std::function<void(const Write&)>& fill) {
+    const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::reply), 0, reply, size};
+    const std::lock_guard lock(mutex_);
+    bool first = true;
+    bytes_.fetch_add(sizeof header + size, std::memory_order_relaxed);
+    fill([&](const void* data, size_t part) {
+        // The header leaves together with the first bytes.
+        const iovec parts[2] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
+                                {const_cast<void*>(data), part}};
+        const auto span = first ? std::span(parts, 2) : std::span(parts + 1, 1);
+        first = false;
+        return channel_.send(span) == 0;
+    });
+}
+
+}  // namespace carrel::worker

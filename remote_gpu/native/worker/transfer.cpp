@@ -1,0 +1,190 @@
+#include "worker/transfer.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace carrel::worker {
+
+Transfer::~Transfer() { clear(); }
+
+void Transfer::clear() {
+    for (Chunk& chunk : ring_) free_chunk(chunk);
+    ring_.clear();
+    const std::lock_guard lock(mutex_);
+    for (auto& chunk : spare_) free_chunk(*chunk);
+    spare_.clear();
+}
+
+Transfer::Chunk Transfer::make_chunk() {
+    Chunk chunk;
+    void* data = nullptr;
+    chunk.pinned = invoke(driver_.cuMemHostAlloc, &data, kChunk, 0u) == CUDA_SUCCESS;
+    if (!chunk.pinned && !(data = std::malloc(kChunk))) throw std::bad_alloc();
+    chunk.data = static_cast<std::byte*>(data);
+    return chunk;
+}
+
+void Transfer::free_chunk(Chunk& chunk) {
+    for (const auto& [stream, event] : chunk.users) {
+        invoke(driver_.cuEventSynchronize, event);
+        invoke(driver_.cuEventDestroy_v2, event);
+    }
+    if (chunk.pinned) {
+        invoke(driver_.cuMemFreeHost, static_cast<void*>(chunk.data));
+    } else {
+        std::free(chunk.data);
+    }
+}
+
+Transfer::Chunk& Transfer::stage(size_t size) {
+    if (!ring_.empty() && kChunk - ring_.front().used >= size) return ring_.front();
+    if (!ring_.empty()) {
+        ring_.push_back(std::move(ring_.front()));
+        ring_.pop_front();
+    }
+    const auto free_now = [&](const Chunk& chunk) {
+        return std::all_of(chunk.users.begin(), chunk.users.end(), [&](const auto& user) {
+            return invoke(driver_.cuEventQuery, user.second) != CUDA_ERROR_NOT_READY;
+        });
+    };
+    const bool grow = ring_.size() < kChunks ||
+                      (host_calls_.outstanding() && ring_.size() < kMaxChunks);
+    if (ring_.empty() || (grow && !free_now(ring_.front()))) {
+        ring_.push_front(make_chunk());
+        return ring_.front();
+    }
+    Chunk& chunk = ring_.front();
+    for (const auto& [stream, event] : chunk.users) {
+        invoke(driver_.cuEventSynchronize, event);
+        invoke(driver_.cuEventDestroy_v2, event);
+    }
+    chunk.users.clear();
+    chunk.used = 0;
+    return chunk;
+}
+
+// Notes that the stream reads the chunk until the work queued so far is done.
+CUresult Transfer::use(Chunk& chunk, CUstream stream) {
+    auto user = std::find_if(chunk.users.begin(), chunk.users.end(),
+                             [&](const auto& u) { return u.first == stream; });
+    if (user == chunk.users.end()) {
+        CUevent event = nullptr;
+        constexpr unsigned int kDisableTiming = 2;
+        const CUresult made = invoke(driver_.cuEventCreate, &event, kDisableTiming);
+        if (made != CUDA_SUCCESS) return made;
+        chunk.users.emplace_back(stream, event);
+        user = std::prev(chunk.users.end());
+    }
+    return invoke(driver_.cuEventRecord, user->second, stream);
+}
+
+CUresult Transfer::copy_in(CUdeviceptr to, std::span<const std::byte> data, CUstream stream,
+                           bool quiet) {
+    if (data.empty()) return CUDA_SUCCESS;
+    // Nothing to wait for: copied on the spot, complete for every stream.
+    if (quiet) {
+        return invoke(driver_.cuMemcpyHtoD_v2, to, static_cast<const void*>(data.data()),
+                      data.size());
+    }
+    CUresult result = CUDA_SUCCESS;
+    while (!data.empty() && result == CUDA_SUCCESS) {
+        const size_t part = std::min(data.size(), kChunk);
+        Chunk& chunk = stage(part);
+        std::byte* at = chunk.data + chunk.used;
+        std::memcpy(at, data.data(), part);
+        chunk.used += (part + 63) / 64 * 64;
+        result = invoke(driver_.cuMemcpyHtoDAsync_v2, to, static_cast<const void*>(at), part, stream);
+        if (result == CUDA_SUCCESS) result = use(chunk, stream);
+        to += part;
+        data = data.subspan(part);
+    }
+    return result;
+}
+
+bool Transfer::copy_in_bulk(wire::Channel& from, CUdeviceptr to, uint64_t bytes, CUstream stream,
+                            CUresult* result) {
+    *result = CUDA_SUCCESS;
+    while (bytes) {
+        const size_t part = std::min<uint64_t>(bytes, kChunk);
+        Chunk& chunk = stage(part);
+        std::byte* at = chunk.data + chunk.used;
+        if (!from.receive(at, part)) return false;
+        if (*result == CUDA_SUCCESS) {
+            chunk.used += (part + 63) / 64 * 64;
+            *result = invoke(driver_.cuMemcpyHtoDAsync_v2, to, static_cast<const void*>(at), part,
+                             stream);
+            if (*result == CUDA_SUCCESS) *result = use(chunk, stream);
+        }
+        to += part;
+        bytes -= part;
+    }
+    return true;
+}
+
+std::unique_ptr<Transfer::Chunk> Transfer::borrow() {
+    {
+        const std::lock_guard lock(mutex_);
+        if (!spare_.empty()) {
+            auto chunk = std::move(spare_.back());
+            spare_.pop_back();
+            return chunk;
+        }
+    }
+    return std::make_unique<Chunk>(make_chunk());
+}
+
+void Transfer::give_back(std::unique_ptr<Chunk> chunk) {
+    const std::lock_guard lock(mutex_);
+    if (spare_.size() < kChunks) {
+        spare_.push_back(std::move(chunk));
+    } else {
+        free_chunk(*chunk);
+    }
+}
+
+void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64_t bytes,
+                        CUstream stream) {
+    std::unique_ptr<Chunk> ready = borrow();
+    uint64_t part = std::min<uint64_t>(bytes, kChunk);
+    const auto fetch = [&](Chunk& chunk, CUdeviceptr at, uint64_t size) {
+        return invoke(driver_.cuMemcpyDtoHAsync_v2, static_cast<void*>(chunk.data), at, size_t{size},
+                      stream);
+    };
+    const auto settle = [&](CUresult queued) {
+        const CUresult done = invoke(driver_.cuStreamSynchronize, stream);
+        return queued != CUDA_SUCCESS ? queued : done;
+    };
+    auto result = static_cast<int32_t>(settle(fetch(*ready, from, part)));
+    if (result != CUDA_SUCCESS) {
+        give_back(std::move(ready));
+        wire::Writer body;
+        body.put(result);
+        outbox.send(wire::Frame::reply, reply, {body.data(), body.size()});
+        return;
+    }
+    outbox.stream_reply(reply, bytes + 2 * sizeof(int32_t), [&](const Outbox::Write& write) {
+        write(&result, sizeof result);
+        std::unique_ptr<Chunk> next = bytes > part ? borrow() : nullptr;
+        for (uint64_t done = 0;;) {
+            const uint64_t after = done + part;
+            const uint64_t next_part = std::min<uint64_t>(bytes - after, kChunk);
+            CUresult queued = CUDA_SUCCESS;
+            if (next_part) queued = fetch(*next, from + after, next_part);
+            const bool open = write(ready->data, part);
+            if (!next_part) break;
+            queued = settle(queued);
+            if (queued != CUDA_SUCCESS) result = queued;  // the rest is sent as it is
+            if (!open) break;
+            std::swap(ready, next);
+            done = after;
+            part = next_part;
+        }
+        write(&result, sizeof result);
+        if (next) give_back(std::move(next));
+    });
+    give_back(std::move(ready));
+}
+
+}  // namespace carrel::worker
