@@ -35,6 +35,7 @@ class SliceState:
 
     name: str
     uuid: str
+    pci_bus_id: str
     driver_version: str
     cuda_version: int
     compute_capability: str
@@ -83,6 +84,7 @@ def parse(text: str) -> SliceState:
     return SliceState(
         name=values.get("name", ""),
         uuid=values.get("uuid", ""),
+        pci_bus_id=values.get("pci_bus_id", ""),
         driver_version=values.get("driver_version", ""),
         cuda_version=int(values.get("cuda_version", 0)),
         compute_capability=values.get("compute_capability", ""),

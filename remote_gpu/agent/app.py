@@ -30,13 +30,13 @@ class CarrelAgent(Application):
     version = __version__
     description = __doc__
     examples = """
-    carrel-agent --broker=broker.example.edu:8182 --ip=0.0.0.0      # this host's NVIDIA GPUs
-    carrel-agent --broker=127.0.0.1:8182 --software-gpus=2           # two software GPUs
+    carrel-agent --broker=broker.example.edu:8096 --ip=0.0.0.0      # this host's NVIDIA GPUs
+    carrel-agent --broker=127.0.0.1:8096 --software-gpus=2           # two software GPUs
     """
 
     broker = Unicode(
-        "127.0.0.1:8182",
-        help="host:port of the broker's fleet address (CarrelBroker.fleet_* there).",
+        "127.0.0.1:8096",
+        help="host:port of the broker's fleet address (BrokerApp.fleet_ip, fleet_port there).",
     ).tag(config=True)
     token_file = Unicode(
         "",

@@ -29,6 +29,7 @@ class Gpu:
 
     index: int
     uuid: str
+    pci_bus_id: str
     model: str
     vram_mib: int
     tflops: float
@@ -63,6 +64,7 @@ def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
         Gpu(
             index=device["index"],
             uuid=device["uuid"],
+            pci_bus_id=device["pci_bus_id"],
             model=device["name"],
             vram_mib=device["vram_bytes"] >> 20,
             tflops=tflops or SOFTWARE_TFLOPS,
@@ -103,6 +105,7 @@ def nvidia_gpus(driver: Path = Path("libcuda.so.1"), tflops: float | None = None
             Gpu(
                 index=device["index"],
                 uuid=device["uuid"],
+            pci_bus_id=device["pci_bus_id"],
                 model=name,
                 vram_mib=int(total) >> 20,
                 tflops=compute,

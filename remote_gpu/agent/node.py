@@ -166,6 +166,7 @@ class Node:
         return monitor.SliceState(
             name=gpu.model,
             uuid=gpu.uuid,
+            pci_bus_id=gpu.pci_bus_id,
             driver_version=gpu.driver_version,
             cuda_version=gpu.cuda_version,
             compute_capability=gpu.compute_capability,

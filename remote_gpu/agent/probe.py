@@ -47,6 +47,8 @@ def probe(path: str) -> list[dict[str, Any]]:
         call("cuDeviceGetName", name, len(name), index)
         identity = ctypes.create_string_buffer(16)
         call("cuDeviceGetUuid_v2", identity, index)
+        bus = ctypes.create_string_buffer(32)
+        call("cuDeviceGetPCIBusId", bus, len(bus), index)
         memory = ctypes.c_size_t()
         call("cuDeviceTotalMem_v2", ctypes.byref(memory), index)
         devices.append(
@@ -54,6 +56,7 @@ def probe(path: str) -> list[dict[str, Any]]:
                 "index": index,
                 "uuid": f"GPU-{uuid.UUID(bytes=identity.raw)}",
                 "name": name.value.decode(errors="replace"),
+                "pci_bus_id": bus.value.decode(),
                 "vram_bytes": memory.value,
                 "compute_capability": f"{attribute(index, _MAJOR)}.{attribute(index, _MINOR)}",
                 "multiprocessors": attribute(index, _MULTIPROCESSORS),

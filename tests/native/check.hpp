@@ -67,30 +67,32 @@ inline int main(int argc, char** argv) {
     static const carrel::test::Register register_##name(#name, test_##name); \
     static void test_##name()
 
-#define CHECK(condition)                                                    \
-    do {                                                                    \
+#define CHECK(condition)                                                      \
+    do {                                                                      \
         if (!(condition)) carrel::test::fail(__FILE__, __LINE__, #condition); \
     } while (0)
 
-#define CHECK_EQ(left, right)                                                \
-    do {                                                                     \
-        const auto left_value = (left);                                      \
-        const auto right_value = (right);                                    \
-        if (!(left_value == right_value)) {                                  \
-            carrel::test::fail(__FILE__, __LINE__, #left " == " #right);     \
-            carrel::test::print("left", left_value);                         \
-            carrel::test::print("right", right_value);                       \
-        }                                                                    \
+#define CHECK_EQ(left, right)                                            \
+    do {                                                                 \
+        const auto left_value = (left);                                  \
+        const auto right_value = (right);                                \
+        if (!(left_value == right_value)) {                              \
+            carrel::test::fail(__FILE__, __LINE__, #left " == " #right); \
+            carrel::test::print("left", left_value);                     \
+            carrel::test::print("right", right_value);                   \
+        }                                                                \
     } while (0)
 
 // For conditions without which the case cannot go on.
-#define REQUIRE(condition)                                                  \
-    do {                                                                    \
-        if (!(condition)) {                                                 \
-            carrel::test::fail(__FILE__, __LINE__, #condition);             \
-            return;                                                         \
-        }                                                                   \
+#define REQUIRE(condition)                                      \
+    do {                                                        \
+        if (!(condition)) {                                     \
+            carrel::test::fail(__FILE__, __LINE__, #condition); \
+            return;                                             \
+        }                                                       \
     } while (0)
 
-#define CARREL_TEST_MAIN \
-    int main(int argc, char** argv) { return carrel::test::main(argc, argv); }
+#define CARREL_TEST_MAIN                       \
+    int main(int argc, char** argv) {          \
+        return carrel::test::main(argc, argv); \
+    }

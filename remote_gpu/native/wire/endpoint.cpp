@@ -152,8 +152,10 @@ class Dialogue {
         int error = ::connect(fd, a.ai_addr, a.ai_addrlen) ? errno : 0;
         if (error == EINPROGRESS || error == EINTR) {
             socklen_t size = sizeof error;
-            if (!wait(fd, POLLOUT)) error = ETIMEDOUT;
-            else getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
+            if (!wait(fd, POLLOUT))
+                error = ETIMEDOUT;
+            else
+                getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
         }
         if (error == 0) return fd;
         reason_ = std::strerror(error);
@@ -204,8 +206,9 @@ Credentials Credentials::from_environment() {
     c.lease = environment("CARREL_LEASE");
     c.session_name = environment("CARREL_SESSION_NAME");
     if (endpoint.empty() && c.lease.empty()) {
-        c.error = "this process is not in a slice: start it with carrel-run, or from a server that "
-                  "was started with a GPU";
+        c.error =
+            "this process is not in a slice: start it with carrel-run, or from a server that "
+            "was started with a GPU";
         return c;
     }
     size_t colon = endpoint.rfind(':');

@@ -46,17 +46,24 @@ Hash proof(const Hash& key, std::string_view who, const std::vector<uint8_t>& he
 
 const char* explain(Status status) {
     switch (status) {
-        case Status::ok: return "connected";
+        case Status::ok:
+            return "connected";
         case Status::version:
-            return "this slice's client libraries and the GPU node are of different Carrel versions; "
+            return "this slice's client libraries and the GPU node are of different Carrel "
+                   "versions; "
                    "restart your server to get matching ones";
-        case Status::refused: return "the GPU node knows no such lease, or its key is another";
+        case Status::refused:
+            return "the GPU node knows no such lease, or its key is another";
         case Status::ended:
             return "the lease has expired or ended; restart your server to get a new one";
-        case Status::busy: return "the GPU node cannot start another worker now; try again";
-        case Status::malformed: return "the GPU node could not read the request";
-        case Status::no_credentials: return "this process is not in a slice";
-        case Status::unreachable: return "the GPU node cannot be reached";
+        case Status::busy:
+            return "the GPU node cannot start another worker now; try again";
+        case Status::malformed:
+            return "the GPU node could not read the request";
+        case Status::no_credentials:
+            return "this process is not in a slice";
+        case Status::unreachable:
+            return "the GPU node cannot be reached";
     }
     return "the GPU node answered with an unknown status";
 }

@@ -94,8 +94,7 @@ Hash sha256(const void* data, size_t size) {
     return digest.finish();
 }
 
-Hash hmac_sha256(std::span<const uint8_t> key,
-                 std::span<const std::span<const uint8_t>> parts) {
+Hash hmac_sha256(std::span<const uint8_t> key, std::span<const std::span<const uint8_t>> parts) {
     std::array<uint8_t, 64> inner{}, outer{};
     Hash hashed;
     if (key.size() > inner.size()) {

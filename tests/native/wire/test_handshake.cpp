@@ -20,7 +20,9 @@ std::string hex(const Hash& hash) {
     return text;
 }
 
-std::string hash_of(const std::string& text) { return hex(sha256(text.data(), text.size())); }
+std::string hash_of(const std::string& text) {
+    return hex(sha256(text.data(), text.size()));
+}
 
 std::string hmac_of(const std::string& key, const std::string& text) {
     const std::array<std::span<const uint8_t>, 1> parts = {
@@ -52,9 +54,9 @@ TEST(hmac_of_known_keys) {
              "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
     CHECK_EQ(hmac_of("Jefe", "what do ya want for nothing?"),
              "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-    CHECK_EQ(hmac_of(std::string(131, '\xaa'),
-                     "Test Using Larger Than Block-Size Key - Hash Key First"),
-             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    CHECK_EQ(
+        hmac_of(std::string(131, '\xaa'), "Test Using Larger Than Block-Size Key - Hash Key First"),
+        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
 }
 
 TEST(hello_has_its_layout_and_limits) {

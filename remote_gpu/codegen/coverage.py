@@ -1,0 +1,69 @@
+"""Writes ``docs/coverage.md``: every function of the described libraries and how it is answered.
+
+python -m remote_gpu.codegen.coverage [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from . import cuda, nvml
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
+
+_MEANING = {
+    "async": "forwarded, pipelined: generated on both sides, returns at once",
+    "sync": "forwarded, waits for its outputs: generated on both sides",
+    "manual": "hand-written; crosses the wire where it must",
+    "local": "answered in the client from what it knows",
+    "unsupported": 'returns the library\'s "not supported", logged once by name',
+}
+
+
+def page() -> str:
+    """The page's text."""
+    functions, _ = cuda.load()
+    libraries = {
+        "libcuda.so.1 (driver API)": {f.name: f.call for f in functions},
+        "libnvidia-ml.so.1 (NVML)": nvml.load(),
+    }
+    lines = [
+        "# Coverage",
+        "",
+        "Made from `remote_gpu/api` by `python -m remote_gpu.codegen.coverage`; do not edit.",
+        "",
+        "| kind | meaning |",
+        "|---|---|",
+        *(f"| {kind} | {meaning} |" for kind, meaning in _MEANING.items()),
+        "",
+        "| library | functions | " + " | ".join(_MEANING) + " | answered |",
+        "|---|---|" + "---|" * (len(_MEANING) + 1),
+    ]
+    for library, kinds in libraries.items():
+        count = Counter(kinds.values())
+        answered = len(kinds) - count["unsupported"]
+        cells = [library, str(len(kinds)), *(str(count[kind]) for kind in _MEANING)]
+        lines.append(f"| {' | '.join(cells)} | {100 * answered / len(kinds):.0f} % |")
+    for library, kinds in libraries.items():
+        lines += ["", f"## {library}", "", "| function | answered |", "|---|---|"]
+        lines += [f"| `{name}` | {kind} |" for name, kind in sorted(kinds.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail when the page is not current")
+    text = page()
+    if parser.parse_args().check:
+        if not PAGE.exists() or PAGE.read_text() != text:
+            sys.exit("docs/coverage.md is not current: run python -m remote_gpu.codegen.coverage")
+    else:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
