@@ -546,7 +546,7 @@ void Decoder::decode_one(const syntax::Instruction& instruction) {
     after_.clear();
     static constexpr bool (*kFamilies[])(Decoder&) = {
         decode_move,    decode_integer, decode_float, decode_memory, decode_compare, decode_control,
-        decode_convert, decode_bits,    decode_half,  decode_atomic, decode_warp,    decode_matrix,
+        decode_convert, decode_bits,    decode_half,  decode_atomic, decode_warp,
     };
     for (const auto family : kFamilies) {
         if (!family(*this)) continue;
