@@ -14,11 +14,12 @@ import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import grpc
 from jupyterhub.services.auth import HubOAuth
+from sqlalchemy.exc import ArgumentError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets import Bool, Dict, Float, Int, List, TraitError, Unicode, default, validate
@@ -266,7 +267,7 @@ class BrokerApp(Application):
         if self.generate_config:
             self._write_config()
         elif self.upgrade_db:
-            Database(self.database_url).upgrade()
+            self.open_database().upgrade()
             self.log.info("The database is up to date")
         else:
             asyncio.run(self.serve())
@@ -278,7 +279,7 @@ class BrokerApp(Application):
         path.write_text(self.generate_config_file())
         print(f"Wrote {path}")
 
-    def exit_with(self, message: str) -> None:
+    def exit_with(self, message: str) -> NoReturn:
         """Ends with one line for the administrator."""
         print(f"carrel-broker: {message}", file=sys.stderr)
         sys.exit(1)
@@ -289,7 +290,7 @@ class BrokerApp(Application):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        database = Database(self.database_url)
+        database = self.open_database()
         threads = Threads()
         await threads.run(database.upgrade)
         store = FleetStore(database, self.node_grace_s, self.idle_after_s)
@@ -356,6 +357,13 @@ class BrokerApp(Application):
             unfinished.replace(path)
 
     # ---- configuration as the parts want it --------------------------------------------------
+
+    def open_database(self) -> Database:
+        """The database, not yet brought up to date."""
+        try:
+            return Database(self.database_url)
+        except (ValueError, OSError, ImportError, ArgumentError) as error:
+            self.exit_with(f"database_url: {error}")
 
     def policy(self) -> Policy:
         """The site's rules for leases."""

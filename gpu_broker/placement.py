@@ -68,10 +68,13 @@ def place(gpus: Sequence[Gpu], vram_mib: int, tflops: float) -> Gpu | Refused:
             fitting,
             key=lambda g: (not g.online, leftover(g, vram_mib, tflops), g.node, g.index),
         )
-    return _too_large(gpus, vram_mib, tflops) or Refused(_explain(gpus, vram_mib, tflops))
+    return too_large(gpus, vram_mib, tflops) or Refused(_explain(gpus, vram_mib, tflops))
 
 
-def _too_large(gpus: Sequence[Gpu], vram_mib: int, tflops: float) -> Refused | None:
+def too_large(gpus: Sequence[Gpu], vram_mib: int, tflops: float) -> Refused | None:
+    """Why no GPU of the pool could hold the slice even when empty, or None if one could."""
+    if not gpus:
+        return None
     largest = max(gpu.vram_mib for gpu in gpus)
     if vram_mib > largest:
         return Refused(

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from gpu_broker import lease as life
@@ -62,10 +63,9 @@ class Reconciler:
                     self.failures += 1
                     self._log.exception("A turn of the reconcile loop failed; it goes on")
                     await asyncio.sleep(min(self._interval_s, 1.0))
-                try:
-                    await asyncio.wait_for(self._awake.wait(), self._interval_s)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._awake.wait()
         finally:
             for task in list(self._in_flight.values()):
                 task.cancel()

@@ -74,7 +74,8 @@ class Connection:
             if self.closed.is_set():
                 raise NodeUnreachable(f"node {self.node} is not connected")
             self.outgoing.put_nowait(message)
-            result = await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                result = await answer
         except asyncio.QueueFull as error:
             raise NodeUnreachable(f"node {self.node} does not take commands") from error
         except TimeoutError as error:
@@ -194,7 +195,8 @@ class FleetServer(fleet_pb2_grpc.FleetServicer):
         await self._authenticate(context)
         messages = aiter(request_iterator)
         try:
-            register = _register(await asyncio.wait_for(anext(messages), FIRST_MESSAGE_S))
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                register = _register(await anext(messages))
         except (TimeoutError, StopAsyncIteration, BadMessage) as error:
             why = str(error) or f"no Register within {FIRST_MESSAGE_S:g} s"
             self._log.warning("Refused an agent at %s: %s", context.peer(), why)
@@ -283,7 +285,8 @@ class FleetServer(fleet_pb2_grpc.FleetServicer):
         try:
             while True:
                 silence_s = self._heartbeat_s * MISSED_HEARTBEATS
-                message = await asyncio.wait_for(anext(messages), silence_s)
+                async with asyncio.timeout(silence_s):
+                    message = await anext(messages)
                 kind = message.WhichOneof("body")
                 if kind == "result":
                     connection.answer(message.result)

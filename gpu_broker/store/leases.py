@@ -145,6 +145,9 @@ class Leases:
                 tables.Lease.state != "ended",
             )
         )
+        impossible = placement.too_large(gpus, request.vram_mib, request.tflops)
+        if impossible is not None:
+            raise errors.invalid(impossible.field or "vram_mib", impossible.detail)
         if previous is not None:
             gpus = [_without(gpu, previous) for gpu in gpus]
         usage = self._usage(session, user, except_id=previous.id if previous else None)
@@ -153,8 +156,6 @@ class Leases:
             raise errors.over_quota(over.detail, over.field)
         placed = placement.place(gpus, request.vram_mib, request.tflops)
         if isinstance(placed, placement.Refused):
-            if placed.field is not None:
-                raise errors.invalid(placed.field, placed.detail)
             raise errors.no_capacity(placed.detail)
         return placed, previous
 
