@@ -1,0 +1,5 @@
+"""Carrel in JupyterHub: slices of remote GPUs for people's servers."""
+
+from hub_plugin.configure import configure
+
+__all__ = ["configure"]

@@ -34,7 +34,7 @@ _RETRY_S = 2.0
 
 
 if TYPE_CHECKING:
-    _Base = SimpleLocalProcessSpawner
+    from jupyterhub.spawner import Spawner as _Base
 else:
     # Not Spawner: the hub checks each subclass of that for start, stop and poll of its own.
     _Base = LoggingConfigurable
