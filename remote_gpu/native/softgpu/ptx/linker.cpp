@@ -27,8 +27,8 @@ class Linker {
         program_->uses.resize(program_->variables.size());
         resolve_functions();
         check_relocations();
-        layout_shared();
         if (!log_.empty()) return {std::nullopt, std::move(log_)};
+        layout_shared();
         return {Program(std::move(program_)), {}};
     }
 

@@ -133,9 +133,10 @@ struct Environment {
                               << 10;  // of local memory per thread (CU_LIMIT_STACK_SIZE or more)
     std::uint64_t instruction_budget = UINT64_MAX;  // counted per thread, checked now and then
     const std::atomic<bool>* abort = nullptr;       // looked at every few thousand instructions
-    std::function<void(std::string_view)> print{};    // device printf
-    std::function<std::uint64_t(std::uint64_t bytes)> allocate{};  // device malloc; 0: out of memory
-    std::function<void(std::uint64_t address)> release{};          // device free
+    std::function<void(std::string_view)> print{};  // device printf
+    std::function<std::uint64_t(std::uint64_t bytes)>
+        allocate{};                                        // device malloc; 0: out of memory
+    std::function<void(std::uint64_t address)> release{};  // device free
     /// 256 zeroed bytes of mapped device memory that belong to this launch; needed for CUDA C++'s
     /// grid.sync() (%envreg1/2).
     std::uint64_t cooperative_workspace = 0;
