@@ -253,7 +253,7 @@ class Demo:
         def gpus_are_there() -> bool:
             try:
                 with BrokerClient(self.broker_url + "/services/gpu", self.secrets["spawner"]) as b:
-                    return len(b.capacity().gpus) == self.options.gpus
+                    return bool(len(b.capacity().gpus) == self.options.gpus)
             except BrokerError:
                 return False
 

@@ -49,8 +49,11 @@ def refusal(message: str, reason: str, status: int) -> Any:
 def refused_by_broker(error: BrokerError) -> Any:
     """The broker's answer as a refusal. Names the field at fault, and what to do next."""
     message = error.detail
-    if error.field and not message.startswith(error.field):
-        message = f"{error.field}: {message}"
+    if error.field:
+        message = message if message.startswith(error.field) else f"{error.field}: {message}"
+    else:
+        message = message[:1].upper() + message[1:]
+    message = message if message.endswith((".", "!", "?")) else message + "."
     if isinstance(error, Unavailable):
         return refusal(
             f"No GPU can be given now: {message} Start without a GPU, or try again soon.",
