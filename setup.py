@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent.resolve()
 NATIVE = ROOT / "remote_gpu" / "native"
 FLEET = ROOT / "gpu_broker" / "fleet"
+
+
+def build_directory() -> Path:
+    return Path(os.environ.get("CARREL_BUILD_DIR", ROOT / "build" / "native"))
 
 
 def generate_fleet_protocol() -> None:
@@ -48,22 +53,39 @@ class BuildNative(build_ext):
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
-        build = Path(os.environ.get("CARREL_BUILD_DIR", ROOT / "build" / "native"))
+        build = build_directory()
         build.mkdir(parents=True, exist_ok=True)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 2))
+        launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
         subprocess.run(
             [
                 "cmake", "-S", str(NATIVE), "-B", str(build), "-G", "Ninja",
                 "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-                f"-DPython3_EXECUTABLE={sys.executable}",
+                f"-DPython3_EXECUTABLE={sys.executable}", *launcher,
             ],
             check=True,
+            stdout=subprocess.DEVNULL,
         )  # fmt: skip
         subprocess.run(["cmake", "--build", str(build), "-j", jobs], check=True)
+        self.install_native(Path(self.get_ext_fullpath(ext.name)).parent)
+
+    def copy_extensions_to_source(self) -> None:
+        """In place (``make build``, editable installs): libraries go where packages look."""
+        self.install_native(ROOT / "remote_gpu" / "lib")
+
+    def install_native(self, target: Path) -> None:
         subprocess.run(
-            ["cmake", "--install", str(build), "--prefix", str(target), "--strip"], check=True
+            ["cmake", "--install", str(build_directory()), "--prefix", str(target), "--strip"],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
+
+    # There is no Python extension module: setuptools must not look for one.
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -87,20 +109,5 @@ setup(
             "py.typed",
         ],
         "remote_gpu": ["api/*.yaml", "bin/*", "py.typed"],
-    },
-    entry_points={
-        "console_scripts": [
-            "carrel-broker = gpu_broker.app:main",
-            "carrel-agent = remote_gpu.agent.app:main",
-            "carrel-run = remote_gpu.run:main",
-            "carrel-smi = remote_gpu.smi:main",
-            "carrel-demo = hub_plugin.demo:main",
-        ],
-        "jupyterhub.spawners": [
-            "carrel-local = hub_plugin.spawner:CarrelLocalSpawner",
-        ],
-        "jupyter_client.kernel_provisioners": [
-            "carrel-provisioner = hub_plugin.provisioner:CarrelProvisioner",
-        ],
     },
 )
