@@ -28,7 +28,7 @@ MAX_HOST = 64
 MAX_MESSAGE = 1024
 TIMEOUT_S = 5.0
 
-_HEAD = struct.Struct("<8sB32s32sI")
+_HEAD = struct.Struct("<B32s32sI")
 
 
 class Purpose(enum.IntEnum):
@@ -72,9 +72,9 @@ class Hello:
 
     def encode(self) -> bytes:
         """The bytes on the wire; texts are cut at their limits."""
-        head = _HEAD.pack(MAGIC, self.purpose, self.protocol, self.nonce, self.pid)
         return (
-            head
+            MAGIC
+            + _HEAD.pack(self.purpose, self.protocol, self.nonce, self.pid)
             + _text(self.lease, MAX_LEASE)
             + _text(self.session_name, MAX_NAME)
             + _text(self.host, MAX_HOST)
@@ -85,6 +85,11 @@ class Hello:
 def _text(text: str, limit: int) -> bytes:
     data = text.encode()[:limit]
     return struct.pack("<H", len(data)) + data
+
+
+def _printable(text: str) -> str:
+    """``text`` fit for logs, pages and terminals: no line breaks, no escape sequences."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 ReadExactly = Callable[[int], Awaitable[bytes]]
@@ -98,15 +103,16 @@ async def read_hello(read: ReadExactly) -> tuple[Hello, bytes]:
     Raises:
         HandshakeError: it is not a hello, or a length is beyond its limit.
     """
-    head = await read(_HEAD.size)
-    magic, purpose, protocol, nonce, pid = _HEAD.unpack(head)
+    magic = await read(len(MAGIC))
     if magic[:6] != MAGIC[:6]:
         raise HandshakeError(Status.MALFORMED, "not a Carrel client")
     if magic != MAGIC:
         raise HandshakeError(Status.VERSION, f"handshake version {magic[7]}, not {MAGIC[7]}")
+    head = await read(_HEAD.size)
+    purpose, protocol, nonce, pid = _HEAD.unpack(head)
     if purpose not in (Purpose.SESSION, Purpose.MONITOR):
         raise HandshakeError(Status.MALFORMED, f"unknown purpose {purpose}")
-    raw, texts = head, []
+    raw, texts = magic + head, []
     for name, limit in (
         ("lease", MAX_LEASE),
         ("session name", MAX_NAME),
@@ -119,7 +125,7 @@ async def read_hello(read: ReadExactly) -> tuple[Hello, bytes]:
             raise HandshakeError(Status.MALFORMED, f"{name} of {size} bytes, {limit} at most")
         data = await read(size) if size else b""
         raw += prefix + data
-        texts.append(data.decode(errors="replace"))
+        texts.append(_printable(data.decode(errors="replace")))
     return Hello(Purpose(purpose), protocol, nonce, pid, *texts), raw
 
 
@@ -202,5 +208,6 @@ def _check_status(connection: socket.socket) -> None:
     (code,) = struct.unpack("<I", _receive(connection, 4))
     message = _receive_text(connection, MAX_MESSAGE)
     if code != Status.OK:
-        status = Status(code) if code in Status else Status.MALFORMED
+        known = code in list(Status)
+        status = Status(code) if known else Status.MALFORMED
         raise HandshakeError(status, message or f"the GPU node refused ({status.name.lower()})")

@@ -20,18 +20,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import environment
 from .agent import inventory
 from .agent.node import Node
 from .units import format_size, parse_size
 
+if TYPE_CHECKING:
+    from gpu_broker.client import AsyncBrokerClient
+
 _PR_SET_PDEATHSIG = 1
-_GRACE_S = 10.0  # between a forwarded signal and SIGKILL
 _ATTACH_TIMEOUT_S = 60.0
+_MAX_LABEL = 256
 
 _EXAMPLES = """
 examples:
@@ -47,15 +50,6 @@ class Failure(Exception):
     """Carrel itself failed; the message is for the person who ran the command."""
 
 
-@dataclass(frozen=True)
-class Slice:
-    """What the program is to get. ``vram_mib`` None: all of the GPU."""
-
-    vram_mib: int | None
-    tflops: float | None
-    name: str | None
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with the program's status (128 + n when signal n ended it)."""
     arguments = _parse(sys.argv[1:] if argv is None else list(argv))
@@ -65,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if level == "WARNING":
         logging.getLogger("carrel.agent").setLevel(logging.ERROR)
     try:
-        if arguments.broker:
-            status = asyncio.run(_run_leased(arguments))
-        else:
-            status = asyncio.run(_run_private(arguments))
+        status = asyncio.run(_run(arguments))
     except (Failure, inventory.NoGpu, FileNotFoundError) as error:
         print(f"carrel-run: {error}", file=sys.stderr)
         sys.exit(125)
@@ -124,23 +115,82 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--broker uses the broker's GPUs; leave out --software-gpu and --driver")
     if arguments.software and arguments.driver:
         parser.error("--software-gpu and --driver exclude each other")
-    if not shutil.which(arguments.command[0]):
-        print(f"carrel-run: {arguments.command[0]}: command not found", file=sys.stderr)
-        sys.exit(127)
+    program = arguments.command[0]
+    if not shutil.which(program):
+        found = "/" in program and Path(program).exists()
+        why = "not executable" if found else "command not found"
+        print(f"carrel-run: {program}: {why}", file=sys.stderr)
+        sys.exit(126 if found else 127)
     return arguments
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
+async def _run(arguments: argparse.Namespace) -> int:
+    signals = Signals()
+    work = asyncio.create_task(
+        _run_leased(arguments, signals) if arguments.broker else _run_private(arguments, signals)
+    )
+    signals.interrupt = work.cancel
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return 128 + signals.first
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Passes signals on to the program; before there is one, they end the preparations."""
+
+    _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.interrupt: Callable[[], object] = lambda: None
+        self.program: subprocess.Popen[bytes] | None = None
+        loop = asyncio.get_running_loop()
+        for number in self._ENDING:
+            loop.add_signal_handler(number, self._arrived, number)
+
+    def _arrived(self, number: signal.Signals) -> None:
+        again, self.first = bool(self.first), self.first or number
+        if self.program is None:
+            if not again:
+                self.interrupt()
+        elif not (number in self._FROM_KEYBOARD and _in_foreground()):
+            # In the foreground, the terminal has sent it to the program, too.
+            self.program.send_signal(number)
+
+
+def _in_foreground() -> bool:
+    """Whether this process group is the one that the terminal's keyboard interrupts."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 # --- a private node ------------------------------------------------------------------------------
 
 
-async def _run_private(arguments: argparse.Namespace) -> int:
+async def _run_private(arguments: argparse.Namespace, signals: Signals) -> int:
     if arguments.software:
         setting = f"count=1,{arguments.software}"
         gpus = inventory.software_gpus(setting)
@@ -154,13 +204,16 @@ async def _run_private(arguments: argparse.Namespace) -> int:
             f"--vram {format_size(vram_mib << 20)} is more than {gpu.model} has "
             f"({format_size(gpu.vram_mib << 20)})"
         )
+    tflops = arguments.tflops or gpu.tflops
+    if tflops > gpu.tflops:
+        raise Failure(f"--tflops {tflops:g} is more than {gpu.model} has ({gpu.tflops:g})")
     node = Node([gpu], name=socket.gethostname(), software=setting)
     try:
         key = secrets.token_bytes(32)
         lease = f"private-{secrets.token_hex(4)}"
-        node.admit(lease, key, gpu.uuid, vram_mib, arguments.tflops or gpu.tflops, math.inf)
+        node.admit(lease, key, gpu.uuid, vram_mib, tflops, math.inf)
         env = environment.slice_environment(node.endpoint, lease, key.hex(), arguments.name)
-        return await _run_program(arguments.command, env)
+        return await _run_program(arguments.command, env, signals)
     finally:
         await node.close("the program has ended")
 
@@ -168,7 +221,7 @@ async def _run_private(arguments: argparse.Namespace) -> int:
 # --- a lease from a broker -----------------------------------------------------------------------
 
 
-async def _run_leased(arguments: argparse.Namespace) -> int:
+async def _run_leased(arguments: argparse.Namespace, signals: Signals) -> int:
     from gpu_broker.client import AsyncBrokerClient, BrokerError
 
     token = os.environ.get("CARREL_TOKEN") or os.environ.get("JUPYTERHUB_API_TOKEN")
@@ -176,87 +229,91 @@ async def _run_leased(arguments: argparse.Namespace) -> int:
         raise Failure("--broker needs a token in CARREL_TOKEN or JUPYTERHUB_API_TOKEN")
     if arguments.vram is None or arguments.tflops is None:
         raise Failure("--broker needs --vram and --tflops: how much of a GPU to lease")
-    name = arguments.name or " ".join(arguments.command)[:256]
+    name = arguments.name or " ".join(arguments.command)
     async with AsyncBrokerClient(arguments.broker, token) as broker:
-        try:
-            lease = await broker.create_lease(
+        # A name of its own: asking again for the same user and name would replace that lease.
+        server_name = f"carrel-run-{secrets.token_hex(4)}"
+        asked = asyncio.ensure_future(
+            broker.create_lease(
                 vram_mib=max(1, arguments.vram >> 20),
                 tflops=arguments.tflops,
-                server_name=f"carrel-run-{secrets.token_hex(4)}",
-                name=name,
+                server_name=server_name,
+                name=name[:_MAX_LABEL],
             )
-        except BrokerError as error:
-            raise Failure(str(error)) from None
+        )
         try:
-            await broker.wait_active(lease.id, _ATTACH_TIMEOUT_S)
-            credentials = await broker.credentials(lease.id)
-            env = environment.slice_environment(
-                credentials.endpoint, credentials.lease, credentials.key, arguments.name
-            )
-            heart = asyncio.create_task(_heartbeat(broker, lease.id, lease.expires_at.timestamp()))
             try:
-                return await _run_program(arguments.command, env)
+                lease = await asyncio.shield(asked)
+            except asyncio.CancelledError:  # it may be ours already: give it back
+                await broker.end_lease((await asked).id)
+                raise
+            try:
+                await broker.wait_active(lease.id, _ATTACH_TIMEOUT_S)
+                credentials = await broker.credentials(lease.id)
+                env = environment.slice_environment(
+                    credentials.endpoint, credentials.lease, credentials.key, arguments.name
+                )
+                heart = asyncio.create_task(
+                    _heartbeat(broker, lease.id, lease.expires_at.timestamp())
+                )
+                try:
+                    return await _run_program(arguments.command, env, signals)
+                finally:
+                    heart.cancel()
             finally:
-                heart.cancel()
+                with contextlib.suppress(BrokerError):
+                    await broker.end_lease(lease.id)
         except BrokerError as error:
             raise Failure(str(error)) from None
-        finally:
-            with contextlib.suppress(BrokerError):
-                await broker.end_lease(lease.id)
 
 
-async def _heartbeat(broker: object, lease: str, expires_at: float) -> None:
-    from gpu_broker.client import AsyncBrokerClient, BrokerError
+async def _heartbeat(broker: AsyncBrokerClient, lease: str, expires_at: float) -> None:
+    """Extends the lease well before it expires, until it has ended."""
+    from gpu_broker.client import BrokerError, Unavailable
 
-    assert isinstance(broker, AsyncBrokerClient)
+    log = logging.getLogger("carrel")
     while True:
         await asyncio.sleep(min(60.0, max(1.0, (expires_at - time.time()) / 3)))
         try:
             expires_at = (await broker.heartbeat(lease)).expires_at.timestamp()
+        except Unavailable as error:
+            log.info("the lease was not extended yet: %s", error)
         except BrokerError as error:
-            logging.getLogger("carrel").warning("the lease was not extended: %s", error)
+            log.warning("the GPU is gone: %s", error)
+            return
 
 
 # --- the program ---------------------------------------------------------------------------------
 
 
-async def _run_program(command: Sequence[str], env: dict[str, str]) -> int:
-    """Runs ``command`` to its end, forwarding signals; returns its exit status as a shell would."""
+async def _run_program(command: Sequence[str], env: dict[str, str], signals: Signals) -> int:
+    """Runs ``command`` to its end; returns its exit status as a shell would."""
     loop = asyncio.get_running_loop()
     try:
         program = _start(command, env)
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
+    signals.program = program
     ended = asyncio.Event()
     pidfd = os.pidfd_open(program.pid)
     loop.add_reader(pidfd, ended.set)
-
-    def forward(number: signal.Signals) -> None:
-        # A terminal sends Ctrl-C to the program itself too; do not deliver it twice.
-        if number != signal.SIGINT or not sys.stdin.isatty():
-            program.send_signal(number)
-        loop.call_later(_GRACE_S, program.kill)
-
-    forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    for number in forwarded:
-        loop.add_signal_handler(number, forward, number)
     try:
         await ended.wait()
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-        for number in forwarded:
-            loop.remove_signal_handler(number)
     status = program.wait()
     return 128 - status if status < 0 else status
 
 
 def _start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     """Starts the program such that it gets SIGTERM when carrel-run dies, even by SIGKILL."""
-    libc = ctypes.CDLL(None)
+    libc, parent = ctypes.CDLL(None), os.getpid()
 
     def die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
     return subprocess.Popen(command, env=env, preexec_fn=die_with_parent)
 

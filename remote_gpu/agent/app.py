@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Float, Integer, List, Unicode, validate
-from traitlets.config import Application
+from traitlets import Bool, Float, Integer, List, TraitError, Unicode, default, validate
+from traitlets.config import Application, catch_config_error
 
 from .. import __version__, environment
 from . import inventory
+from .door import host_name
 from .fleet import FleetClient
 from .node import Node
 
 _TOKEN_VARIABLE = "CARREL_NODE_TOKEN"  # noqa: S105
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON: time, level, logger, message."""
+        line = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class CarrelAgent(Application):
@@ -48,6 +69,11 @@ class CarrelAgent(Application):
         help="PEM file of the authority that signed the broker's certificate. Empty: no TLS, which "
         "is for loopback only.",
     ).tag(config=True)
+    allow_insecure_broker = Bool(
+        False,
+        help="Allow a broker beyond loopback without TLS. Only where something else encrypts that "
+        "network, because the node token and the keys of leases pass here.",
+    ).tag(config=True)
     node_name = Unicode("", help="This node's name; unique. Default: the host's name.").tag(
         config=True
     )
@@ -68,6 +94,11 @@ class CarrelAgent(Application):
     software_vram = Unicode("8GiB", help="VRAM of each software GPU.").tag(config=True)
     software_options = Unicode(
         "", help="Further settings of the software GPUs, such as sms=16,cc=8.0."
+    ).tag(config=True)
+    state_dir = Unicode(
+        help="Directory in which software GPUs account for their VRAM. It also names them: with "
+        "the same directory they have the same UUIDs after a restart. Default: one of this user "
+        "and node name in $XDG_RUNTIME_DIR or the temporary directory. Removed at the end.",
     ).tag(config=True)
     tflops = Float(
         0.0,
@@ -90,6 +121,8 @@ class CarrelAgent(Application):
         "endpoint": "CarrelAgent.endpoint",
         "software-gpus": "CarrelAgent.software_gpus",
         "software-vram": "CarrelAgent.software_vram",
+        "software-options": "CarrelAgent.software_options",
+        "state-dir": "CarrelAgent.state_dir",
         "tflops": "CarrelAgent.tflops",
         "token-file": "CarrelAgent.token_file",
         "config": "CarrelAgent.config_file",
@@ -106,13 +139,26 @@ class CarrelAgent(Application):
         ),
     }
 
+    @default("state_dir")
+    def _state_dir(self) -> str:
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        return str(base / f"carrel-softgpu-{os.getuid()}-{self.node_name or host_name()}")
+
+    @validate("node_name")
+    def _printable_name(self, proposal: Any) -> str:
+        name = str(proposal["value"])
+        if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
+            raise TraitError(f"{name!r} is no node name: letters, digits, '.', '_' and '-' only")
+        return name
+
     @validate("port")
     def _port_in_range(self, proposal: Any) -> int:
         port = int(proposal["value"])
         if not 0 <= port <= 65535:
-            raise ValueError(f"port {port} is not between 0 and 65535")
+            raise TraitError(f"port {port} is not between 0 and 65535")
         return port
 
+    @catch_config_error
     def initialize(self, argv: list[str] | None = None) -> None:
         """Reads the command line and the configuration file."""
         super().initialize(argv)
@@ -126,41 +172,55 @@ class CarrelAgent(Application):
     def start(self) -> None:
         """Runs until a signal."""
         self._log_to_stderr()
+        broker = self.broker.rpartition(":")[0].strip("[]")
+        if not (self.broker_ca or self.allow_insecure_broker or _LOOPBACK.fullmatch(broker)):
+            sys.exit(
+                f"carrel-agent: the broker at {self.broker} is not on loopback: set "
+                "CarrelAgent.broker_ca, or CarrelAgent.allow_insecure_broker if something else "
+                "encrypts that network"
+            )
         try:
             self._certificate = Path(self.broker_ca).read_bytes() if self.broker_ca else None
             asyncio.run(self._serve())
-        except inventory.NoGpu as error:
+        except (inventory.NoGpu, OSError) as error:
             sys.exit(f"carrel-agent: {error}")
-        except OSError as error:
-            sys.exit(f"carrel-agent: {error}")
+        except KeyboardInterrupt:  # before there was anything to end
+            sys.exit(130)
 
     def _log_to_stderr(self) -> None:
         handler = logging.StreamHandler()
-        text = "%(asctime)s %(levelname)s %(message)s"
-        if self.json_logs:
-            text = '{"at": "%(asctime)s", "level": "%(levelname)s", "message": "%(message)s"}'
-        handler.setFormatter(logging.Formatter(text))
+        plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        handler.setFormatter(JsonFormatter() if self.json_logs else plain)
         logger = logging.getLogger("carrel")
         logger.addHandler(handler)
         logger.setLevel(min(logging.INFO, int(self.log.level)))
 
     def _token(self) -> str:
-        if self.token_file:
-            return Path(self.token_file).read_text().strip()
         token = os.environ.pop(_TOKEN_VARIABLE, "")
-        if not token:
+        if self.token_file:
+            token = Path(self.token_file).read_text()
+        if not token.strip():
             sys.exit(
-                f"carrel-agent: no node token. Put it into a file (--token-file) or into "
+                "carrel-agent: no node token. Put it into a file (--token-file) or into "
                 f"{_TOKEN_VARIABLE}; the broker has the same token"
             )
-        return token
+        return token.strip()
+
+    def _private_state(self) -> Path:
+        """The directory of :attr:`state_dir`, made if need be, this user's alone."""
+        path = Path(self.state_dir)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            sys.exit(f"carrel-agent: {path} is not a directory of this user; set --state-dir")
+        return path
 
     async def _serve(self) -> None:
         token = self._token()
         setting, state = "", None
         try:
             if self.software_gpus:
-                state = Path(tempfile.mkdtemp(prefix="carrel-softgpu-"))
+                state = self._private_state()
                 setting = inventory.software_setting(
                     self.software_gpus, self.software_vram, state, self.software_options
                 )

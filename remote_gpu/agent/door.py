@@ -25,9 +25,19 @@ log = logging.getLogger("carrel.agent")
 
 #: Connections in their handshake at once; the oldest gives way to a new one.
 MAX_UNAUTHENTICATED = 256
-#: Monitors at once; each is a cheap coroutine.
-MAX_MONITORS = 512
-_MONITOR_IDLE_S = 600.0
+#: Monitors of one lease at once.
+MAX_MONITORS = 64
+_MONITOR_IDLE_S = 3600.0
+# A client whose host vanished without a word is noticed after 30 + 3 × 10 s.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
+
+_CROWDED = "too many connections are waiting to authenticate"
 
 
 class Rooms(Protocol):
@@ -36,13 +46,13 @@ class Rooms(Protocol):
     protocol: bytes
 
     def find(self, lease: str) -> AdmittedLease | None:
-        """The admitted lease of that id."""
+        """The lease of that id, also one that has ended lately."""
 
     def reserve(self, lease: AdmittedLease, hello: Hello) -> str:
         """Names a new session; raises HandshakeError when there is no room."""
 
     def enter(self, session: str, client: socket.socket) -> None:
-        """Hands an authenticated client to a worker."""
+        """Hands an authenticated client to a worker; raises OSError when none could start."""
 
     def abandon(self, session: str) -> None:
         """The client of a reserved session left before it was handed over."""
@@ -61,7 +71,7 @@ class FrontDoor:
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._arriving: dict[asyncio.Task[None], None] = {}
-        self._monitors: set[asyncio.Task[None]] = set()
+        self._monitors: dict[asyncio.Task[None], AdmittedLease] = {}
         self._accepting = asyncio.create_task(self._accept())
 
     async def close(self) -> None:
@@ -83,7 +93,7 @@ class FrontDoor:
                 continue
             if len(self._arriving) >= MAX_UNAUTHENTICATED:
                 oldest = next(iter(self._arriving))
-                oldest.cancel("too many connections are waiting to authenticate")
+                oldest.cancel(_CROWDED)
                 self._arriving.pop(oldest, None)
             task = asyncio.create_task(self._welcome(client, f"{peer[0]}:{peer[1]}"))
             self._arriving[task] = None
@@ -92,7 +102,8 @@ class FrontDoor:
     async def _welcome(self, client: socket.socket, peer: str) -> None:
         """Runs one handshake and hands the client on; never raises."""
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *_KEEPALIVE):
+            client.setsockopt(*option)
         progress = ["hello"]
         handed_over = False
         try:
@@ -102,7 +113,11 @@ class FrontDoor:
             log.warning("front door: %s refused: no %s within %g s", peer, progress[0],
                         handshake.TIMEOUT_S)  # fmt: skip
         except asyncio.CancelledError as cancelled:
-            log.warning("front door: %s refused: %s", peer, cancelled.args or "shutting down")
+            reason = cancelled.args[0] if cancelled.args else "the node is shutting down"
+            log.warning("front door: %s refused: %s", peer, reason)
+            say = handshake.refusal if progress[0] == "hello" else handshake.farewell
+            with contextlib.suppress(OSError):
+                client.send(say(Status.BUSY, reason))
         except (OSError, EOFError) as error:
             log.info("front door: %s left during its %s: %s", peer, progress[0], error)
         except Exception:
@@ -156,8 +171,8 @@ class FrontDoor:
                 raise HandshakeError(Status.REFUSED, "unknown lease or wrong key")
             if not hmac.compare_digest(given, expected):
                 raise HandshakeError(Status.REFUSED, "unknown lease or wrong key")
-            if lease.expired:
-                raise HandshakeError(Status.ENDED, f"lease {lease.id} has expired")
+            if lease.over:
+                raise HandshakeError(Status.ENDED, f"lease {lease.id}: {lease.over}")
             if hello.purpose == Purpose.MONITOR:
                 return await self._let_monitor_in(client, lease)
             session = self._rooms.reserve(lease, hello)
@@ -170,9 +185,13 @@ class FrontDoor:
         except BaseException:
             self._rooms.abandon(session)
             raise
+        try:
+            self._rooms.enter(session, client)
+        except OSError as error:
+            log.error("front door: %s refused: no worker could start: %s", peer, error)
+            return False
         log.info("front door: %s is session %s of lease %s (%s)", peer, session, lease.id,
                  hello.program)  # fmt: skip
-        self._rooms.enter(session, client)
         client.close()  # the worker has it
         return True
 
@@ -182,22 +201,22 @@ class FrontDoor:
             client.shutdown(socket.SHUT_WR)
 
     async def _let_monitor_in(self, client: socket.socket, lease: AdmittedLease) -> bool:
-        if len(self._monitors) >= MAX_MONITORS:
-            raise HandshakeError(Status.BUSY, "too many monitors")
+        if sum(watched is lease for watched in self._monitors.values()) >= MAX_MONITORS:
+            raise HandshakeError(Status.BUSY, f"lease {lease.id} has {MAX_MONITORS} monitors")
         welcome = handshake.welcome("monitor")
         await asyncio.get_running_loop().sock_sendall(client, welcome)
         task = asyncio.create_task(self._answer_monitor(client, lease))
-        self._monitors.add(task)
-        task.add_done_callback(self._monitors.discard)
+        self._monitors[task] = lease
+        task.add_done_callback(lambda done: self._monitors.pop(done, None))
         return True
 
     async def _answer_monitor(self, client: socket.socket, lease: AdmittedLease) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._rooms.find(lease.id) is lease:
+            while True:
                 async with asyncio.timeout(_MONITOR_IDLE_S):
                     asked = await loop.sock_recv(client, 1)
-                if asked != b"?":
+                if asked != b"?" or lease.over:
                     return
                 text = self._rooms.state_text(lease).encode()
                 async with asyncio.timeout(handshake.TIMEOUT_S):

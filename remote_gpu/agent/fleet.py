@@ -30,6 +30,15 @@ _LAST_RETRY_S = 2.0
 _CONNECT_S = 10.0
 _DEFAULT_HEARTBEAT_S = 2.0
 _MAX_PENDING = 1024
+_OPTIONS = [
+    # A broker that comes back must find its nodes within seconds, whatever it was like before.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
 
 
 class FleetClient:
@@ -81,12 +90,11 @@ class FleetClient:
     async def _one_stream(self) -> None:
         self._outgoing = asyncio.Queue(_MAX_PENDING)
         self._outgoing.put_nowait(pb.AgentMessage(register=self._register()))
-        options = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 5_000)]
         if self._certificate is None:
-            channel = grpc.aio.insecure_channel(self._address, options)
+            channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
         else:
             credentials = grpc.ssl_channel_credentials(self._certificate)
-            channel = grpc.aio.secure_channel(self._address, credentials, options)
+            channel = grpc.aio.secure_channel(self._address, credentials, _OPTIONS)
         async with channel:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             stub = fleet_pb2_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
@@ -97,6 +105,7 @@ class FleetClient:
                     self._receive(message)
             finally:
                 reports.cancel()
+                stream.cancel()
 
     async def _send(self) -> AsyncIterator[pb.AgentMessage]:
         queue = self._outgoing
@@ -142,7 +151,10 @@ class FleetClient:
             error = str(refused)
             log.warning("broker's %s refused: %s", kind, error)
         result = pb.Result(command_id=command.command_id, ok=not error, error=error)
-        self._outgoing.put_nowait(pb.AgentMessage(result=result))
+        try:
+            self._outgoing.put_nowait(pb.AgentMessage(result=result))
+        except asyncio.QueueFull:
+            raise ConnectionError(f"{_MAX_PENDING} answers wait to be sent") from None
 
     def _synchronise(self, sync: pb.Sync) -> None:
         wanted = {admit.lease for admit in sync.leases}

@@ -105,7 +105,7 @@ def nvidia_gpus(driver: Path = Path("libcuda.so.1"), tflops: float | None = None
             Gpu(
                 index=device["index"],
                 uuid=device["uuid"],
-            pci_bus_id=device["pci_bus_id"],
+                pci_bus_id=device["pci_bus_id"],
                 model=name,
                 vram_mib=int(total) >> 20,
                 tflops=compute,

@@ -19,6 +19,7 @@ class AdmittedLease:
     vram_mib: int
     tflops: float
     expires_at: float  # Unix seconds
+    ended: str = ""  # why, once it is over; a program that comes later is told
     ledger: Ledger = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -28,3 +29,8 @@ class AdmittedLease:
     def expired(self) -> bool:
         """Whether its time is over, by this node's clock."""
         return time.time() >= self.expires_at
+
+    @property
+    def over(self) -> str:
+        """Why nobody is let in any more; empty while it holds."""
+        return self.ended or ("the lease has expired" if self.expired else "")

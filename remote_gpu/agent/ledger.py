@@ -1,20 +1,22 @@
 """The account of a lease's VRAM, shared by all its workers.
 
-A memfd: u64 limit, u64 total, then :data:`SLOTS` u64 slots, all bytes. A worker adds what it maps
-to the total (atomically, refusing what goes beyond the limit) and to its own slot; the agent
-subtracts the slot of a worker that is gone. Little-endian, 8-byte aligned; the worker's side is
-``native/worker/ledger.hpp``.
+A memfd: u64 limit, u64 total, then :data:`SLOTS` u64 slots, all bytes in the machine's order. A
+worker adds what it maps to the total (atomically, refusing what goes beyond the limit) and to its
+own slot; the worker's side is ``native/worker/ledger.hpp``.
+
+Workers alone write the total, by atomic additions that Python has not. What a killed worker left
+in it is therefore not subtracted: the limit, which only the agent writes, is raised by as much, and
+set back once no worker is left.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import struct
 
 SLOTS = 256
-_SIZE = 16 + 8 * SLOTS
-_U64 = struct.Struct("<Q")
+_LIMIT, _TOTAL, _SLOTS = 0, 1, 2  # indices of u64
+_SIZE = 8 * (_SLOTS + SLOTS)
 
 
 class LedgerFull(Exception):
@@ -25,16 +27,14 @@ class Ledger:
     """A lease's account. ``fd`` is inherited by its workers."""
 
     def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
         self.fd = os.memfd_create("carrel-ledger", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, _SIZE)
         self._map = mmap.mmap(self.fd, _SIZE)
-        self._map[0:8] = _U64.pack(limit_bytes)
+        # One item is one 8-byte load or store, which no worker can see half of.
+        self._words = memoryview(self._map).cast("Q")
+        self._words[_LIMIT] = limit_bytes
         self._taken: set[int] = set()
-
-    @property
-    def limit_bytes(self) -> int:
-        """What the lease may hold."""
-        return self._read(0)
 
     @property
     def used_bytes(self) -> int:
@@ -42,8 +42,13 @@ class Ledger:
         return sum(self.slot_bytes(slot) for slot in self._taken)
 
     def slot_bytes(self, slot: int) -> int:
-        """What the worker with ``slot`` holds."""
-        return self._read(16 + 8 * slot)
+        """What the worker with ``slot`` holds; 0 once the ledger is closed."""
+        return 0 if self.closed else self._words[_SLOTS + slot]
+
+    @property
+    def taken(self) -> int:
+        """How many slots are in use."""
+        return len(self._taken)
 
     def take(self) -> int:
         """A free slot for a new worker.
@@ -54,28 +59,32 @@ class Ledger:
         for slot in range(SLOTS):
             if slot not in self._taken:
                 self._taken.add(slot)
-                self._write(16 + 8 * slot, 0)
+                self._words[_SLOTS + slot] = 0
                 return slot
         raise LedgerFull(f"the lease has {SLOTS} programs running already")
 
     def release(self, slot: int) -> None:
-        """Gives back what a worker that is gone held.
-
-        With the last worker gone the total is set to zero, which heals whatever a worker that was
-        killed between its two additions left behind.
-        """
-        held = self.slot_bytes(slot)
-        self._write(16 + 8 * slot, 0)
+        """Gives back what a worker that is gone held."""
+        if self.closed:
+            return
         self._taken.discard(slot)
-        self._write(8, max(0, self._read(8) - held) if self._taken else 0)
+        if self._taken:
+            self._words[_LIMIT] += self._words[_SLOTS + slot]
+        else:
+            self._words[_TOTAL] = 0
+            self._words[_LIMIT] = self.limit_bytes
+        self._words[_SLOTS + slot] = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self.fd < 0
 
     def close(self) -> None:
         """Frees the memory; workers that still map it keep it alive."""
+        if self.closed:
+            return
+        self._words.release()
         self._map.close()
         os.close(self.fd)
-
-    def _read(self, offset: int) -> int:
-        return int(_U64.unpack_from(self._map, offset)[0])
-
-    def _write(self, offset: int, value: int) -> None:
-        _U64.pack_into(self._map, offset, value)
+        self.fd = -1

@@ -13,10 +13,10 @@ import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import environment, monitor
-from ..handshake import HandshakeError, Hello, Status
+from ..handshake import KEY_BYTES, HandshakeError, Hello, Status
 from .door import FrontDoor, host_name, raise_descriptor_limit
 from .inventory import Gpu, NoGpu
 from .leases import AdmittedLease
@@ -26,6 +26,12 @@ from .workers import Worker
 log = logging.getLogger("carrel.agent")
 
 _EXPIRY_CHECK_S = 0.5
+#: Ended leases whose holders are still told why; the oldest is forgotten first.
+MAX_FORMER = 1024
+# What a worker gets of the agent's environment. Everything else may hold secrets.
+_WORKER_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+_WORKER_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "CARREL_LOG", "CARREL_TRACE", "ASAN_", "TSAN_",
+                    "UBSAN_", "LSAN_")  # fmt: skip
 
 
 class Node:
@@ -52,13 +58,14 @@ class Node:
         self.gpus = {gpu.uuid: gpu for gpu in gpus}
         self.leases: dict[str, AdmittedLease] = {}
         self.workers: dict[str, Worker] = {}
+        self._former: dict[str, AdmittedLease] = {}
         self.changed = asyncio.Event()  # set whenever a session starts or ends
         self._reserved: dict[str, tuple[AdmittedLease, Hello, int]] = {}
         self._command = list(worker_command)
-        self._env = environment.without_slice(os.environ)
+        self._env = worker_environment(os.environ)
         if software:
             self._env["CARREL_SOFTGPU"] = software
-        self.protocol = bytes.fromhex(describe_worker(self._command)["protocol"])
+        self.protocol = bytes.fromhex(describe_worker(self._command, self._env)["protocol"])
         raise_descriptor_limit()
         self._door = FrontDoor(self, ip, port)
         self.port = self._door.port
@@ -73,8 +80,11 @@ class Node:
         """Lets a lease in, or extends one that is in already.
 
         Raises:
-            ValueError: the GPU is not here, or the lease is here with another size or GPU.
+            ValueError: the GPU is not here, the lease is here with another size or GPU, or the
+                key is not 32 bytes.
         """
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"the key of lease {lease} has {len(key)} bytes, not {KEY_BYTES}")
         known = self.leases.get(lease)
         if known:
             if (known.gpu.uuid, known.vram_mib) != (gpu_uuid, vram_mib):
@@ -86,6 +96,7 @@ class Node:
             raise ValueError(f"{self.name} has no GPU {gpu_uuid}")
         admitted = AdmittedLease(lease, key, gpu, vram_mib, tflops, expires_at)
         self.leases[lease] = admitted
+        self._former.pop(lease, None)
         log.info("lease %s admitted: %d MiB, %g TFLOPS on %s", lease, vram_mib, tflops, gpu_uuid)
         return admitted
 
@@ -95,11 +106,13 @@ class Node:
         if admitted is None:
             return
         log.info("lease %s dropped: %s", lease, reason)
-        workers = self.sessions_of(admitted)
-        for worker in workers:
+        admitted.ended = reason
+        self._former[lease] = admitted
+        while len(self._former) > MAX_FORMER:
+            self._former.pop(next(iter(self._former)))
+        for worker in self.sessions_of(admitted):
             worker.end(reason)
-        if not workers:
-            admitted.ledger.close()
+        self._settle(admitted)
 
     def end_session(self, session: str, reason: str) -> None:
         """Ends one session; nothing happens when it is not here."""
@@ -110,6 +123,11 @@ class Node:
         """The lease's workers."""
         return [worker for worker in self.workers.values() if worker.lease is lease]
 
+    def _settle(self, lease: AdmittedLease) -> None:
+        """Frees the account of a lease that has ended, once nobody uses it."""
+        if lease.ended and not lease.ledger.taken:
+            lease.ledger.close()
+
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRY_CHECK_S)
@@ -119,8 +137,8 @@ class Node:
     # --- what the front door asks ---------------------------------------------------------------
 
     def find(self, lease: str) -> AdmittedLease | None:
-        """The admitted lease of that id."""
-        return self.leases.get(lease)
+        """The lease of that id: admitted, or ended lately."""
+        return self.leases.get(lease) or self._former.get(lease)
 
     def reserve(self, lease: AdmittedLease, hello: Hello) -> str:
         """Names a new session of ``lease``.
@@ -140,6 +158,7 @@ class Node:
         """Gives a reserved session back."""
         lease, _, slot = self._reserved.pop(session)
         lease.ledger.release(slot)
+        self._settle(lease)
 
     def enter(self, session: str, client: socket.socket) -> None:
         """Starts the worker of a reserved session on ``client``.
@@ -150,9 +169,12 @@ class Node:
         lease, hello, slot = self._reserved.pop(session)
         worker = Worker(session, lease, hello, slot)
         try:
+            if lease.ended:  # while the client was being welcomed
+                raise OSError(lease.ended)
             worker.start(self._command, self._env, client, self._ended)
         except OSError:
             lease.ledger.release(slot)
+            self._settle(lease)
             raise
         self.workers[session] = worker
         self.changed.set()
@@ -189,9 +211,7 @@ class Node:
 
     def _ended(self, worker: Worker) -> None:
         self.workers.pop(worker.session, None)
-        lease = worker.lease
-        if self.leases.get(lease.id) is not lease and not self.sessions_of(lease):
-            lease.ledger.close()
+        self._settle(worker.lease)
         self.changed.set()
 
     # --- the end --------------------------------------------------------------------------------
@@ -201,8 +221,8 @@ class Node:
         self._expiry.cancel()
         await self._door.close()
         workers = list(self.workers.values())
-        for worker in workers:
-            worker.end(reason)
+        for lease in list(self.leases):
+            self.revoke(lease, reason)
         gone = asyncio.gather(*(worker.gone.wait() for worker in workers))
         try:
             await asyncio.wait_for(gone, 4)
@@ -212,7 +232,16 @@ class Node:
             await asyncio.gather(*(worker.gone.wait() for worker in workers))
 
 
-def describe_worker(command: Sequence[str]) -> dict[str, str]:
+def worker_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """What of ``base`` a worker gets: what a driver or a sanitizer reads, and no secret."""
+    return {
+        name: value
+        for name, value in environment.without_slice(base).items()
+        if name in _WORKER_VARIABLES or name.startswith(_WORKER_PREFIXES)
+    }
+
+
+def describe_worker(command: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
     """What ``carrel-worker --describe`` says: the protocol hash and the version.
 
     Raises:
@@ -220,10 +249,13 @@ def describe_worker(command: Sequence[str]) -> dict[str, str]:
     """
     try:
         done = subprocess.run(
-            [*command, "--describe"], capture_output=True, text=True, timeout=30, check=True
-        )
+            [*command, "--describe"],
+            capture_output=True, text=True, timeout=30, check=True, env=dict(env),
+        )  # fmt: skip
         described: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        if len(bytes.fromhex(described["protocol"])) != 32:
+            raise ValueError("its protocol hash is not 32 bytes")
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
         raise NoGpu(
             f"the worker ({command[0]}) does not run: {error}. "
             "Build the native parts (make build) or install a wheel"

@@ -25,6 +25,9 @@ log = logging.getLogger("carrel.agent")
 
 _PACKET = 64 * 1024
 _END_GRACE_S = 3.0
+_READY_S = 60.0  # a driver that takes longer to come up hangs
+_LAST_REPORTS = 64  # taken in from a worker that is gone
+_REPORT_S = 1.5  # workers report every second while something changes
 
 
 class Worker:
@@ -48,6 +51,7 @@ class Worker:
         self.reason = ""
         self._measured = (time.monotonic(), 0)
         self._reported = time.monotonic()
+        self._ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self.gone = asyncio.Event()
@@ -110,6 +114,7 @@ class Worker:
         self._control = ours
         loop = asyncio.get_running_loop()
         loop.add_reader(ours, self._readable)
+        loop.call_later(_READY_S, self._check_ready)
         pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(pidfd, self._exited, pidfd, ended)
 
@@ -129,27 +134,40 @@ class Worker:
         if self._process and not self.gone.is_set():
             self._process.kill()
 
-    def _readable(self) -> None:
+    def _check_ready(self) -> None:
+        if not self._ready and not self.gone.is_set():
+            self.reason = self.reason or f"its driver did not come up within {_READY_S:g} s"
+            self.kill()
+
+    def _readable(self) -> bool:
+        """Takes in one report; whether there was one."""
         assert self._control
         try:
             packet = self._control.recv(_PACKET)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             packet = b""
-        if not packet:
+        if not packet:  # it is ending, or as good as dead
             asyncio.get_running_loop().remove_reader(self._control)
-            return
+            asyncio.get_running_loop().call_later(_END_GRACE_S, self.kill)
+            return False
+        self._take_in(packet)
+        return True
+
+    def _take_in(self, packet: bytes) -> None:
         try:
             message = json.loads(packet)
             kind = message.pop("type")
-        except (ValueError, KeyError, AttributeError):
+            if kind == "stats":
+                self._update(message)
+        except (ValueError, KeyError, AttributeError, OverflowError):
             log.warning("session %s: its worker sent an unreadable report", self.session)
             return
-        if kind == "stats":
-            self._update(message)
+        if kind == "ready":
+            self._ready = True
         elif kind == "ended":
-            self.reason = self.reason or str(message.get("reason", ""))
+            self.reason = self.reason or str(message.get("reason", ""))[:1000]
 
     def _update(self, message: dict[str, Any]) -> None:
         self.stats = {key: int(value) for key, value in message.items()
@@ -157,7 +175,9 @@ class Worker:
         now, busy = time.monotonic(), self.stats.get("gpu_busy_us", 0)
         then, before = self._measured
         if now - then >= 0.5:
-            self.busy_percent = min(100.0, max(0.0, (busy - before) / (now - then) / 1e4))
+            # After a pause the work was done in the last second, not in all the time since.
+            span = min(now - then, _REPORT_S)
+            self.busy_percent = min(100.0, max(0.0, (busy - before) / span / 1e4))
             self._measured = (now, busy)
         self._reported = now
 
@@ -172,7 +192,9 @@ class Worker:
         loop.remove_reader(pidfd)
         os.close(pidfd)
         status = self._process.wait()
-        self._readable()  # a last report, if any
+        for _ in range(_LAST_REPORTS):
+            if not self._readable():
+                break
         loop.remove_reader(self._control)
         self._control.close()
         self.lease.ledger.release(self.slot)

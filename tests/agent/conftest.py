@@ -1,0 +1,36 @@
+"""Fixtures: a node with two GPUs, one lease and echoing workers, in the test's own event loop."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from remote_gpu.agent.node import Node
+from tests.agent.support import ECHO_WORKER, KEY, eventually, make_gpu, workers_of
+
+
+def descriptors() -> int:
+    """How many this process has open, those of collected garbage not counted."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest_asyncio.fixture
+async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    """A node that must leave no process and no descriptor behind."""
+    monkeypatch.setenv("CARREL_TOKEN", "a-secret-of-the-tests")
+    before = descriptors()
+    node = Node([make_gpu(0), make_gpu(1)], "node-1", worker_command=ECHO_WORKER)
+    node.admit("lease-1", KEY, make_gpu(0).uuid, 1024, 5.0, time.time() + 3600)
+    yield node
+    started = time.monotonic()
+    await node.close()
+    assert time.monotonic() - started < 5
+    assert workers_of(os.getpid()) == []
+    assert node.workers == {}
+    await eventually(lambda: descriptors() <= before, "no descriptor is left open", 5)
