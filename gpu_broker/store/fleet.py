@@ -175,6 +175,8 @@ class FleetStore:
                 select(tables.Lease)
                 .join(tables.Lease.gpu)
                 .where(tables.Gpu.node_name == node, tables.Lease.state != "ended")
+                .order_by(tables.Lease.created_at)
+                .with_for_update(of=tables.Lease)
             )
         }
         for gone in known.keys() - {facts.id for facts in sessions}:
@@ -203,7 +205,7 @@ class FleetStore:
 
     def _truth(self, session: Session, node: str, now: float) -> Truth:
         admissions, gone = [], []
-        for row in _unsettled(session, node):
+        for row in _unsettled(session, node, lock=True):
             if row.desired == "revoked":
                 gone.append(row.id)
             elif life.on_node(views.lease_view(row)) and now < row.expires_at:
@@ -215,9 +217,9 @@ class FleetStore:
         with self._database.write() as session:
             now = self._clock()
             for admission in truth.admissions:
-                _admitted(session.get_one(tables.Lease, admission.lease), admission.expires_at, now)
+                _admitted(_locked(session, admission.lease), admission.expires_at, now)
             for id in truth.gone:
-                session.get_one(tables.Lease, id).observed = "revoked"
+                _locked(session, id).observed = "revoked"
 
     def work(self, ready: AbstractSet[str]) -> list[Work]:
         """The steps to take now. ``ready``: nodes that are connected and synced."""
@@ -235,7 +237,7 @@ class FleetStore:
         """Takes those steps that need no node: ends, and forgets. Decides again before each."""
         with self._database.write() as session:
             now = self._clock()
-            rows = {row.id: row for row in _unsettled(session)}
+            rows = {row.id: row for row in _unsettled(session, lock=True)}
             for item in work:
                 row = rows.get(item.lease)
                 if row is None:
@@ -262,7 +264,7 @@ class FleetStore:
         sending and hearing knows that the lease may be in.
         """
         with self._database.write() as session:
-            rows = _unsettled(session, work.node)
+            rows = _unsettled(session, work.node, lock=True)
             row = next((row for row in rows if row.id == work.lease), None)
             if row is None:
                 return None
@@ -279,7 +281,7 @@ class FleetStore:
         """After the node answered; ``error`` is what it says went wrong."""
         with self._database.write() as session:
             now = self._clock()
-            row = session.get_one(tables.Lease, work.lease)
+            row = _locked(session, work.lease)
             if error is not None:
                 row.failures += 1
                 row.retry_at = now + life.RETRY_S
@@ -294,7 +296,7 @@ class FleetStore:
     def unanswered(self, work: Work) -> None:
         """The stream broke or the node took too long: what it holds is not known."""
         with self._database.write() as session:
-            row = session.get_one(tables.Lease, work.lease)
+            row = _locked(session, work.lease)
             row.retry_at = self._clock() + life.RETRY_S
             if row.state != "ended":
                 row.observed = "pending"
@@ -314,7 +316,7 @@ class FleetStore:
         if not changed:
             return
         with self._database.write() as session:
-            for row in _used(session):
+            for row in _used(session, lock=True):
                 row.state = self._activity(row)
 
     def _activity(self, row: tables.Lease) -> models.LeaseState:
@@ -410,7 +412,14 @@ def _gpus_of(session: Session, node: str) -> Sequence[tables.Gpu]:
     return session.scalars(select(tables.Gpu).where(tables.Gpu.node_name == node)).all()
 
 
-def _unsettled(session: Session, node: str | None = None) -> Sequence[tables.Lease]:
+def _locked(session: Session, lease: str) -> tables.Lease:
+    """A lease that nobody else changes until the transaction ends."""
+    return session.get_one(tables.Lease, lease, with_for_update=True)
+
+
+def _unsettled(
+    session: Session, node: str | None = None, *, lock: bool = False
+) -> Sequence[tables.Lease]:
     """Leases that are live, or ended but not yet known to be gone from their node."""
     query = (
         select(tables.Lease)
@@ -421,11 +430,19 @@ def _unsettled(session: Session, node: str | None = None) -> Sequence[tables.Lea
     )
     if node is not None:
         query = query.where(tables.Gpu.node_name == node)
+    if lock:
+        query = query.with_for_update(of=tables.Lease)
     return session.scalars(query).all()
 
 
-def _used(session: Session) -> Sequence[tables.Lease]:
-    query = select(tables.Lease).where(tables.Lease.state.in_(("active", "idle")))
+def _used(session: Session, *, lock: bool = False) -> Sequence[tables.Lease]:
+    query = (
+        select(tables.Lease)
+        .where(tables.Lease.state.in_(("active", "idle")))
+        .order_by(tables.Lease.created_at)
+    )
+    if lock:
+        query = query.with_for_update()
     return session.scalars(query).all()
 
 

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -70,11 +70,12 @@ class Leases:
         digest = hashlib.sha256(f"{user}\n{request.model_dump_json()}".encode()).hexdigest()
         with self._database.write() as session:
             now = self._clock()
+            gpus = self._pool(session, now, lock=True)  # from here on no other grant runs
             if idempotency_key is not None:
                 known = session.get(tables.IdempotencyKey, (actor, idempotency_key))
                 if known is not None:
                     return self._again(session, known, digest, now)
-            gpu, previous = self._decide(session, user, request, now)
+            gpu, previous = self._decide(session, user, request, gpus)
             if previous is not None:
                 end(session, previous, now, "replaced", "The server asked for a new lease.")
                 record(session, now, actor, "lease.replace", previous.id, user=user)
@@ -125,7 +126,8 @@ class Leases:
         """The GPU that :meth:`create` would choose now, or the Refusal it would raise."""
         self._ttl(request.ttl_s)
         with self._database.read() as session:
-            gpu, _ = self._decide(session, user, request, self._clock(), lock=False)
+            gpus = self._pool(session, self._clock(), lock=False)
+            gpu, _ = self._decide(session, user, request, gpus)
             return views.gpu_ref(session.get_one(tables.Gpu, gpu.uuid))
 
     def _decide(
@@ -133,17 +135,16 @@ class Leases:
         session: Session,
         user: str,
         request: models.LeaseRequest,
-        now: float,
-        *,
-        lock: bool = True,
+        gpus: Sequence[placement.Gpu],
     ) -> tuple[placement.Gpu, tables.Lease | None]:
-        gpus = views.pool(session, now - self._policy.node_grace_s, self._online(), lock=lock)
         previous = session.scalar(
-            select(tables.Lease).where(
+            select(tables.Lease)
+            .where(
                 tables.Lease.user == user,
                 tables.Lease.server_name == request.server_name,
                 tables.Lease.state != "ended",
             )
+            .with_for_update(of=tables.Lease)
         )
         impossible = placement.too_large(gpus, request.vram_mib, request.tflops)
         if impossible is not None:
@@ -158,6 +159,10 @@ class Leases:
         if isinstance(placed, placement.Refused):
             raise errors.no_capacity(placed.detail)
         return placed, previous
+
+    def _pool(self, session: Session, now: float, *, lock: bool) -> list[placement.Gpu]:
+        since = now - self._policy.node_grace_s
+        return views.pool(session, since, self._online(), lock=lock)
 
     def _again(
         self, session: Session, known: tables.IdempotencyKey, digest: str, now: float
@@ -263,8 +268,7 @@ class Leases:
     def capacity(self) -> models.Capacity:
         """What the pool has and what is free."""
         with self._database.read() as session:
-            since = self._clock() - self._policy.node_grace_s
-            return views.capacity(session, views.pool(session, since, self._online(), lock=False))
+            return views.capacity(session, self._pool(session, self._clock(), lock=False))
 
     def quota(self, user: str) -> models.Quota:
         """A person's limits and use."""
@@ -307,7 +311,7 @@ class Leases:
         ttl_s = self._ttl(ttl_s)
         with self._database.write() as session:
             now = self._clock()
-            row = _find(session, id, owner)
+            row = _find(session, id, owner, lock=True)
             if row.state == "ended" or now >= row.expires_at:
                 reason = row.reason or "expired"
                 raise errors.conflict(
@@ -328,7 +332,7 @@ class Leases:
         """Ends a lease; one that ended already is returned as it is."""
         with self._database.write() as session:
             now = self._clock()
-            row = _find(session, id, owner)
+            row = _find(session, id, owner, lock=True)
             if row.state != "ended":
                 end(session, row, now, reason, message or f"Released by {actor}.")
                 record(session, now, actor, "lease.end", id, reason=reason)
@@ -371,8 +375,8 @@ def _without(gpu: placement.Gpu, previous: tables.Lease) -> placement.Gpu:
     )
 
 
-def _find(session: Session, id: str, owner: str | None) -> tables.Lease:
-    row = session.get(tables.Lease, id)
+def _find(session: Session, id: str, owner: str | None, *, lock: bool = False) -> tables.Lease:
+    row = session.get(tables.Lease, id, with_for_update=lock or None)
     if row is None or (owner is not None and row.user != owner):
         raise errors.not_found("lease", id)
     return row

@@ -8,13 +8,16 @@ import stat
 import subprocess
 import sys
 import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gpu_broker.errors import Refusal
 from gpu_broker.models import LeaseRequest
@@ -23,6 +26,7 @@ from gpu_broker.store import tables
 from gpu_broker.store.database import Database
 from gpu_broker.store.fleet import FleetStore, GpuFacts, SessionFacts
 from gpu_broker.store.leases import Leases, Policy
+from tests.broker import postgres
 from tests.broker.support import ROOT
 
 
@@ -40,9 +44,28 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> object:
-    database = Database(f"sqlite:///{tmp_path}/broker.sqlite")
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    found = postgres.binaries()
+    if found is None:
+        pytest.skip("PostgreSQL is not installed on this machine: SQLite only")
+    with postgres.server(found) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database of the broker, of either kind."""
+    url = f"sqlite:///{tmp_path}/broker.sqlite"
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        name = f"t{uuid.uuid4().hex}"
+        engine = create_engine(server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        url = server.replace("/postgres?", f"/{name}?")
+    database = Database(url)
     database.upgrade()
     yield database
     database.close()
@@ -69,8 +92,12 @@ def test_migrations_make_the_tables_that_the_code_maps(database: Database) -> No
     database.upgrade()  # again: nothing to do
 
 
-def test_the_file_is_private(tmp_path: Path, database: Database) -> None:
-    for path in tmp_path.glob("broker.sqlite*"):
+def test_the_file_is_private(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/sub/broker.sqlite")
+    database.upgrade()
+    files = list(tmp_path.glob("sub/broker.sqlite*"))
+    assert files
+    for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
@@ -89,7 +116,7 @@ def test_the_audit_can_only_grow(database: Database) -> None:
         leases = session.scalars(select(tables.Lease)).all()
         assert all(leases[0].key not in row.detail for row in rows)
     for change in ("DELETE FROM audit", "UPDATE audit SET actor = 'eve'"):
-        with pytest.raises(IntegrityError, match="append-only"), database.write() as session:
+        with pytest.raises(DBAPIError, match="append-only"), database.write() as session:
             session.execute(text(change))
 
 
@@ -140,10 +167,10 @@ def test_threads_that_take_and_give_never_over_allocate(database: Database) -> N
 
     def watch() -> None:
         while not stop.is_set():
-            for uuid, (vram, tflops) in held(database).items():
-                size = {"GPU-1": (4096, 8.0), "GPU-2": (6000, 5.0)}[uuid]
+            for gpu, (vram, tflops) in held(database).items():
+                size = {"GPU-1": (4096, 8.0), "GPU-2": (6000, 5.0)}[gpu]
                 if vram > size[0] or tflops > size[1] + 1e-6:
-                    faults.append(f"{uuid} holds {vram} MiB, {tflops} TFLOPS")
+                    faults.append(f"{gpu} holds {vram} MiB, {tflops} TFLOPS")
 
     people = [threading.Thread(target=person, args=(n,)) for n in range(8)]
     watcher = threading.Thread(target=watch)
@@ -222,6 +249,33 @@ def test_a_limit_holds_when_one_person_asks_from_many_threads(database: Database
     for thread in threads:
         thread.join()
     assert sorted(codes) == ["gpu_quota"] * 9 + ["granted"] * 3
+
+
+def test_one_key_used_at_once_from_many_threads_makes_one_lease(database: Database) -> None:
+    fleet(database)
+    leases = Leases(database, Policy())
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: leases.create("ada", "ada", ask(), "key"), range(24)))
+    assert len({lease.id for lease in made}) == 1
+    assert held(database) == {"GPU-1": (1024, 1.0)}
+
+
+def test_an_end_is_not_lost_to_an_answer_at_the_same_time(database: Database) -> None:
+    store = fleet(database)
+    leases = Leases(database, Policy())
+    ready = frozenset({"node-1"})
+    for n in range(20):
+        lease = leases.create("ada", "ada", ask(64, 0.1, f"s{n}"))
+        (work,) = [w for w in store.work(ready) if w.lease == lease.id]
+        sent = store.begin(work, ready)
+        assert sent is not None
+        with ThreadPoolExecutor(2) as pool:
+            answered = pool.submit(store.answered, work, sent, None)
+            ended = pool.submit(leases.end, "ada", lease.id)
+            answered.result()
+            ended.result()
+        assert leases.get(lease.id).state == "ended"
+        assert [w.lease for w in store.work(ready)].count(lease.id) == 1  # still to be revoked
 
 
 def test_a_replacement_counts_neither_against_quota_nor_capacity(database: Database) -> None:
