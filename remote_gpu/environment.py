@@ -6,6 +6,7 @@ One function builds it for ``carrel-run``, the hub's spawner and the kernel prov
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +58,15 @@ def slice_environment(
         env["CARREL_SESSION_NAME"] = name
     others = [entry for entry in env.get("LD_AUDIT", "").split(":") if entry]
     env["LD_AUDIT"] = ":".join([str(AUDIT_LIBRARY), *others])
-    env["PATH"] = os.pathsep.join([str(SLICE_BIN), env.get("PATH", os.defpath)])
+    env["PATH"] = search_path(env)
     return env
+
+
+def search_path(base: Mapping[str, str]) -> str:
+    """``PATH`` in a slice: our ``nvidia-smi`` first, the scripts of this environment at the end."""
+    path = [str(SLICE_BIN), *base.get("PATH", os.defpath).split(os.pathsep)]
+    scripts = str(Path(sys.executable).parent)
+    return os.pathsep.join(path if scripts in path else [*path, scripts])
 
 
 def without_slice(base: Mapping[str, str]) -> dict[str, str]:

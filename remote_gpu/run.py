@@ -116,7 +116,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if arguments.software and arguments.driver:
         parser.error("--software-gpu and --driver exclude each other")
     program = arguments.command[0]
-    if not shutil.which(program):
+    if not shutil.which(program, path=environment.search_path(os.environ)):
         found = "/" in program and Path(program).exists()
         why = "not executable" if found else "command not found"
         print(f"carrel-run: {program}: {why}", file=sys.stderr)
