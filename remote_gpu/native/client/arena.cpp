@@ -13,9 +13,9 @@ std::optional<Arena::Allocation> Arena::allocate(uint64_t bytes) {
     free_.erase(fit);
     Block& taken = block->second;
     if (taken.size > need) {
-        const auto rest = blocks_.emplace_hint(
-            std::next(block), block->first + need,
-            Block{taken.size - need, taken.extent, taken.stamp, 0, true});
+        const auto rest =
+            blocks_.emplace_hint(std::next(block), block->first + need,
+                                 Block{taken.size - need, taken.extent, taken.stamp, 0, true});
         index(rest);
         taken.size = need;
     }

@@ -66,9 +66,9 @@ class Arena {
     uint64_t used_ = 0;
     uint64_t peak_ = 0;
     uint64_t mapped_ = 0;
-    std::map<uint64_t, uint64_t> extents_;               // base, size
-    Blocks blocks_;                                      // by address
-    std::set<std::pair<uint64_t, uint64_t>> free_;       // size, address
+    std::map<uint64_t, uint64_t> extents_;          // base, size
+    Blocks blocks_;                                 // by address
+    std::set<std::pair<uint64_t, uint64_t>> free_;  // size, address
 };
 
 }  // namespace carrel::client

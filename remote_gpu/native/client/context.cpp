@@ -44,9 +44,9 @@ CUresult check(CUdevice device) {
 CUresult reset_primary() {
     memory_forget_all();
     handles().erase_context(wire::kPrimaryContext);
-    const CUresult result =
-        ask(static_cast<uint16_t>(wire::Internal::reset), wire::kPrimaryContext,
-            [](wire::Writer&) {}, [](CUresult, wire::Reader&) {}, true);
+    const CUresult result = ask(
+        static_cast<uint16_t>(wire::Internal::reset), wire::kPrimaryContext, [](wire::Writer&) {},
+        [](CUresult, wire::Reader&) {}, true);
     if (result == CUDA_SUCCESS || corrupts_context(result)) session().forgive();
     return result;
 }
@@ -85,7 +85,9 @@ Context* find_context(CUcontext handle) {
     return static_cast<Context*>(handles().object(name));
 }
 
-Context* current_context() { return stack.empty() ? nullptr : stack.back(); }
+Context* current_context() {
+    return stack.empty() ? nullptr : stack.back();
+}
 
 }  // namespace carrel::client
 
@@ -267,8 +269,8 @@ CUresult CUDAAPI cuCtxDisablePeerAccess(CUcontext peerContext) {
 
 CUresult CUDAAPI cuCtxSynchronize() {
     const uint64_t issued = work.issued.load(std::memory_order_relaxed);
-    const CUresult result = ask(
-        Call::cuCtxSynchronize, [](wire::Writer&) {}, [](CUresult, wire::Reader&) {});
+    const CUresult result =
+        ask(Call::cuCtxSynchronize, [](wire::Writer&) {}, [](CUresult, wire::Reader&) {});
     if (result == CUDA_SUCCESS) note_finished(issued);
     return result;
 }
@@ -278,6 +280,7 @@ CUresult CUDAAPI cuCtxSynchronize_v2(CUcontext ctx) {
     const Context* context = find_context(ctx);
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
     trace(Call::cuCtxSynchronize_v2, true);
-    return ask(static_cast<uint16_t>(Call::cuCtxSynchronize), context->wire, [](wire::Writer&) {},
-               [](CUresult, wire::Reader&) {});
+    return ask(
+        static_cast<uint16_t>(Call::cuCtxSynchronize), context->wire, [](wire::Writer&) {},
+        [](CUresult, wire::Reader&) {});
 }

@@ -15,7 +15,9 @@ bool plausible(CUdeviceptr pointer, size_t bytes) {
     return range && bytes <= range->base + range->size - pointer;
 }
 
-bool is_device(CUdeviceptr pointer) { return in_arena(pointer) || find_device(pointer); }
+bool is_device(CUdeviceptr pointer) {
+    return in_arena(pointer) || find_device(pointer);
+}
 
 void put_copy(wire::Writer& w, CUdeviceptr pointer, size_t bytes, CUstream stream) {
     w.put(uint64_t{pointer});
@@ -41,13 +43,12 @@ CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream
     // Outside the arena only the worker knows whether the address is good: wait for its answer.
     if (!in_arena(to)) {
         Pending pending;
-        if (const CUresult bad = session().transact(
-                number, context->wire, encode, &pending,
-                {from, bytes < wire::kInlineData ? 0 : bytes})) {
+        if (const CUresult bad =
+                session().transact(number, context->wire, encode, &pending,
+                                   {from, bytes < wire::kInlineData ? 0 : bytes})) {
             return bad;
         }
-        return session().settle(
-            static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+        return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
     }
     if (bytes < wire::kInlineData) return session().post(number, context->wire, encode);
     return session().transact(number, context->wire, encode, nullptr, {from, bytes});
@@ -65,9 +66,8 @@ CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
     pending.sink = to;
     pending.sink_size = bytes;
     const auto encode = [&](wire::Writer& w) { put_copy(w, from, bytes, stream); };
-    if (const CUresult bad =
-            session().transact(static_cast<uint16_t>(wire::Internal::copy_out), context->wire,
-                               encode, &pending)) {
+    if (const CUresult bad = session().transact(static_cast<uint16_t>(wire::Internal::copy_out),
+                                                context->wire, encode, &pending)) {
         return bad;
     }
     return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));

@@ -18,7 +18,8 @@ CUresult check(CUdevice device) {
 
 bool attribute(int number, int* value) {
     const auto& all = session().snapshot().attributes;  // sorted by number
-    const auto at = std::lower_bound(all.begin(), all.end(), std::pair<int32_t, int32_t>{number, INT32_MIN});
+    const auto at =
+        std::lower_bound(all.begin(), all.end(), std::pair<int32_t, int32_t>{number, INT32_MIN});
     if (at == all.end() || at->first != number) return false;
     *value = at->second;
     return true;
@@ -169,4 +170,6 @@ CUresult CUDAAPI cuDeviceGetExecAffinitySupport(int* pi, CUexecAffinityType, CUd
 CUresult CUDAAPI cuProfilerStart() {
     return current_context() ? session().status() : no_context();
 }
-CUresult CUDAAPI cuProfilerStop() { return current_context() ? session().status() : no_context(); }
+CUresult CUDAAPI cuProfilerStop() {
+    return current_context() ? session().status() : no_context();
+}

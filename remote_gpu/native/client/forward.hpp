@@ -122,7 +122,8 @@ CUresult post(wire::Internal call, E&& encode) {
 
 // Waits. answer(CUresult, wire::Reader&) sees the outputs also of a call that failed.
 template <class E, class A>
-CUresult ask(uint16_t call, uint32_t context, E&& encode, A&& answer, bool even_after_error = false) {
+CUresult ask(uint16_t call, uint32_t context, E&& encode, A&& answer,
+             bool even_after_error = false) {
     Pending pending;
     if (const CUresult bad =
             session().transact(call, context, encode, &pending, {}, even_after_error)) {

@@ -14,8 +14,8 @@ namespace carrel::client {
 
 struct Function {
     std::string symbol;
-    uint32_t owner = 0;       // name of its module or library
-    uint32_t twin = 0;        // of a kernel: the name of its function, once asked for
+    uint32_t owner = 0;  // name of its module or library
+    uint32_t twin = 0;   // of a kernel: the name of its function, once asked for
     std::vector<wire::ParamInfo> params;
     uint32_t params_size = 0;  // bytes of the packed parameters
     std::atomic<int> max_threads{0};

@@ -1,5 +1,7 @@
 #include "client/handles.hpp"
 
+#include <vector>
+
 namespace carrel::client {
 
 Handles& handles() {
@@ -13,8 +15,7 @@ uint32_t Handles::create(Kind kind, void* object, uint32_t context) {
     // A name comes back late, so that stale handles are found out for long.
     if (free_.size() > 4096 || (next_ > kIndexMask && !free_.empty())) {
         index = free_.front();
-        free_.front() = free_.back();
-        free_.pop_back();
+        free_.pop_front();
     } else if (next_ <= kIndexMask) {
         index = next_++;
     } else {
@@ -77,7 +78,8 @@ void Handles::erase_context(uint32_t context) {
             const Slot& slot = slots[index % kChunk];
             const uint32_t name = slot.name.load(std::memory_order_relaxed);
             const Kind kind = slot.kind.load(std::memory_order_relaxed);
-            if (name && kind != Kind::context && slot.context.load() == context) names.push_back(name);
+            if (name && kind != Kind::context && slot.context.load() == context)
+                names.push_back(name);
         }
     }
     for (const uint32_t name : names) erase(name);

@@ -4,27 +4,48 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <mutex>
-#include <vector>
+
 
 #include "cuda_abi.hpp"
 
 namespace carrel::client {
 
 enum class Kind : uint8_t {
-    none, context, module, function, library, kernel, stream, event, link, pool, other,
+    none,
+    context,
+    module,
+    function,
+    library,
+    kernel,
+    stream,
+    event,
+    link,
+    pool,
+    other,
 };
 
-template <class H> inline constexpr Kind kKindOf = Kind::other;
-template <> inline constexpr Kind kKindOf<CUcontext> = Kind::context;
-template <> inline constexpr Kind kKindOf<CUmodule> = Kind::module;
-template <> inline constexpr Kind kKindOf<CUfunction> = Kind::function;
-template <> inline constexpr Kind kKindOf<CUlibrary> = Kind::library;
-template <> inline constexpr Kind kKindOf<CUkernel> = Kind::kernel;
-template <> inline constexpr Kind kKindOf<CUstream> = Kind::stream;
-template <> inline constexpr Kind kKindOf<CUevent> = Kind::event;
-template <> inline constexpr Kind kKindOf<CUlinkState> = Kind::link;
-template <> inline constexpr Kind kKindOf<CUmemoryPool> = Kind::pool;
+template <class H>
+inline constexpr Kind kKindOf = Kind::other;
+template <>
+inline constexpr Kind kKindOf<CUcontext> = Kind::context;
+template <>
+inline constexpr Kind kKindOf<CUmodule> = Kind::module;
+template <>
+inline constexpr Kind kKindOf<CUfunction> = Kind::function;
+template <>
+inline constexpr Kind kKindOf<CUlibrary> = Kind::library;
+template <>
+inline constexpr Kind kKindOf<CUkernel> = Kind::kernel;
+template <>
+inline constexpr Kind kKindOf<CUstream> = Kind::stream;
+template <>
+inline constexpr Kind kKindOf<CUevent> = Kind::event;
+template <>
+inline constexpr Kind kKindOf<CUlinkState> = Kind::link;
+template <>
+inline constexpr Kind kKindOf<CUmemoryPool> = Kind::pool;
 
 // Thrown while a call is encoded; post() and call() turn it into CUDA_ERROR_INVALID_HANDLE.
 struct BadHandle {};
@@ -50,7 +71,8 @@ class Handles {
         const auto value = reinterpret_cast<uint64_t>(handle);
         return (value >> 32) == (kOffset >> 32) ? static_cast<uint32_t>(value) : 0;
     }
-    template <class H> static H handle(uint32_t name) {
+    template <class H>
+    static H handle(uint32_t name) {
         return reinterpret_cast<H>(kOffset + name);
     }
 
@@ -69,7 +91,7 @@ class Handles {
     const Slot* find(uint32_t name) const;
 
     mutable std::mutex mutex_;
-    std::vector<uint32_t> free_;
+    std::deque<uint32_t> free_;
     uint32_t next_ = 16;  // small names are reserved: streams 0..2, the primary context
     std::atomic<Slot*> chunks_[(1u << kIndexBits) / kChunk] = {};
 };

@@ -36,11 +36,13 @@ size_t elf_size(const void* data) {
     reach(header.e_shoff, uint64_t{header.e_shnum} * header.e_shentsize);
     reach(header.e_phoff, uint64_t{header.e_phnum} * header.e_phentsize);
     for (unsigned i = 0; i < header.e_shnum && header.e_shentsize >= sizeof(Elf64_Shdr); ++i) {
-        const auto section = load<Elf64_Shdr>(data, header.e_shoff + size_t{i} * header.e_shentsize);
+        const auto section =
+            load<Elf64_Shdr>(data, header.e_shoff + size_t{i} * header.e_shentsize);
         if (section.sh_type != SHT_NOBITS) reach(section.sh_offset, section.sh_size);
     }
     for (unsigned i = 0; i < header.e_phnum && header.e_phentsize >= sizeof(Elf64_Phdr); ++i) {
-        const auto segment = load<Elf64_Phdr>(data, header.e_phoff + size_t{i} * header.e_phentsize);
+        const auto segment =
+            load<Elf64_Phdr>(data, header.e_phoff + size_t{i} * header.e_phentsize);
         reach(segment.p_offset, segment.p_filesz);
     }
     return end;

@@ -27,8 +27,8 @@ void JitOptions::encode(wire::Writer& out) const {
     for (unsigned int i = 0; i < count_; ++i) {
         out.put(static_cast<int32_t>(options_[i]));
         // The options that hold a buffer: the worker has its own.
-        const bool buffer = options_[i] == CU_JIT_INFO_LOG_BUFFER ||
-                            options_[i] == CU_JIT_ERROR_LOG_BUFFER;
+        const bool buffer =
+            options_[i] == CU_JIT_INFO_LOG_BUFFER || options_[i] == CU_JIT_ERROR_LOG_BUFFER;
         out.put(buffer ? uint64_t{0} : reinterpret_cast<uint64_t>(values_[i]));
     }
 }
@@ -46,7 +46,8 @@ void JitOptions::decode(wire::Reader& in) const {
     fill(CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, error);
 }
 
-void JitOptions::fill(CUjit_option buffer, CUjit_option size, std::span<const std::byte> log) const {
+void JitOptions::fill(CUjit_option buffer, CUjit_option size,
+                      std::span<const std::byte> log) const {
     char* to = nullptr;
     unsigned int* room = nullptr;
     for (unsigned int i = 0; i < count_; ++i) {

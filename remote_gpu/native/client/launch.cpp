@@ -24,13 +24,12 @@ const Limits& limits() {
             cuDeviceGetAttribute(&value, which, 0);
             return static_cast<unsigned int>(value);
         };
-        return Limits{{get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X),
-                       get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y),
-                       get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)},
-                      {get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X),
-                       get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
-                       get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)},
-                      get(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)};
+        return Limits{
+            {get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X), get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y),
+             get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)},
+            {get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X), get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
+             get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)},
+            get(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)};
     }();
     return known;
 }
@@ -86,9 +85,15 @@ void pack(std::byte* to, const Function& function, void** params) {
         if (p.offset > at) std::memset(to + at, 0, p.offset - at);
         const void* from = params[i++];
         switch (p.size) {
-            case 8: std::memcpy(to + p.offset, from, 8); break;
-            case 4: std::memcpy(to + p.offset, from, 4); break;
-            default: std::memcpy(to + p.offset, from, p.size); break;
+            case 8:
+                std::memcpy(to + p.offset, from, 8);
+                break;
+            case 4:
+                std::memcpy(to + p.offset, from, 4);
+                break;
+            default:
+                std::memcpy(to + p.offset, from, p.size);
+                break;
         }
         at = p.offset + p.size;
     }
@@ -96,9 +101,7 @@ void pack(std::byte* to, const Function& function, void** params) {
 
 // Attributes that hold a handle travel with its name.
 void put_attribute(wire::Writer& w, CUlaunchAttribute attribute) {
-    const auto rename = [](CUevent& event) {
-        event = reinterpret_cast<CUevent>(name_of(event));
-    };
+    const auto rename = [](CUevent& event) { event = reinterpret_cast<CUevent>(name_of(event)); };
     if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT) {
         rename(attribute.value.programmaticEvent.event);
     } else if (attribute.id == CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT) {
@@ -124,28 +127,29 @@ CUresult launch(Call which, const CUlaunchConfig& c, CUfunction handle, void** p
     trace(which, false);
     const uint32_t context = current_context_name();
     if (!context) return no_context();
-    return session().post(
-        static_cast<uint16_t>(Call::cuLaunchKernelEx), context, [&](wire::Writer& w) {
-            struct {
-                uint64_t function, stream;
-                uint32_t grid[3], block[3], shared, attributes, params;
-            } __attribute__((packed)) head = {
-                Handles::name(handle),
-                name_of(c.hStream),
-                {c.gridDimX, c.gridDimY, c.gridDimZ},
-                {c.blockDimX, c.blockDimY, c.blockDimZ},
-                c.sharedMemBytes,
-                c.numAttrs,
-                static_cast<uint32_t>(size),
-            };
-            w.put(head);
-            for (unsigned int i = 0; i < c.numAttrs; ++i) put_attribute(w, c.attrs[i]);
-            if (buffer) {
-                w.raw(buffer, size);
-            } else if (size) {
-                pack(static_cast<std::byte*>(w.extend(size)), *function, params);
-            }
-        });
+    return session().post(static_cast<uint16_t>(Call::cuLaunchKernelEx), context,
+                          [&](wire::Writer& w) {
+                              struct {
+                                  uint64_t function, stream;
+                                  uint32_t grid[3], block[3], shared, attributes, params;
+                              } __attribute__((packed)) head = {
+                                  Handles::name(handle),
+                                  name_of(c.hStream),
+                                  {c.gridDimX, c.gridDimY, c.gridDimZ},
+                                  {c.blockDimX, c.blockDimY, c.blockDimZ},
+                                  c.sharedMemBytes,
+                                  c.numAttrs,
+                                  static_cast<uint32_t>(size),
+                              };
+                              w.put(head);
+                              for (unsigned int i = 0; i < c.numAttrs; ++i)
+                                  put_attribute(w, c.attrs[i]);
+                              if (buffer) {
+                                  w.raw(buffer, size);
+                              } else if (size) {
+                                  pack(static_cast<std::byte*>(w.extend(size)), *function, params);
+                              }
+                          });
 }
 
 }  // namespace

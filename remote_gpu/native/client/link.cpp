@@ -25,7 +25,8 @@ struct Link {
 
 Link* find_link(CUlinkState state) {
     const uint32_t name = Handles::name(state);
-    return handles().kind(name) == Kind::link ? static_cast<Link*>(handles().object(name)) : nullptr;
+    return handles().kind(name) == Kind::link ? static_cast<Link*>(handles().object(name))
+                                              : nullptr;
 }
 
 }  // namespace

@@ -25,7 +25,9 @@ std::mutex mutex;  // guards everything below
 std::unique_ptr<Arena> arena;
 std::map<CUdeviceptr, uint64_t> globals;
 
-uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+uint64_t round_up(uint64_t value, uint64_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
 
 // Agrees with the worker on a range of addresses that is free on both sides.
 CUresult establish() {
@@ -211,9 +213,9 @@ CUresult CUDAAPI cuMemFree_v2(CUdeviceptr dptr) {
 
 CUresult CUDAAPI cuMemGetInfo_v2(size_t* free, size_t* total) {
     uint64_t spare = 0;
-    const CUresult result =
-        call(Call::cuMemGetInfo_v2, [](wire::Writer&) {},
-             [&](wire::Reader& r) { spare = r.get<uint64_t>(); });
+    const CUresult result = call(
+        Call::cuMemGetInfo_v2, [](wire::Writer&) {},
+        [&](wire::Reader& r) { spare = r.get<uint64_t>(); });
     if (result != CUDA_SUCCESS) return result;
     const uint64_t limit = session().snapshot().total_memory;
     if (free) *free = std::min(limit, spare + idle_device_bytes());

@@ -179,8 +179,12 @@ CUresult enumerate(Call which, Call getter, H* out, unsigned int room, uint32_t 
     return CUDA_SUCCESS;
 }
 
-uint32_t module_name(CUmodule module) { return Handles::name(module); }
-uint32_t library_name(CUlibrary library) { return Handles::name(library); }
+uint32_t module_name(CUmodule module) {
+    return Handles::name(module);
+}
+uint32_t library_name(CUlibrary library) {
+    return Handles::name(library);
+}
 
 }  // namespace
 

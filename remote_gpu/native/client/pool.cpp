@@ -36,7 +36,8 @@ std::atomic<Pool*> current{nullptr};
 
 Pool* find_pool(CUmemoryPool handle) {
     const uint32_t name = Handles::name(handle);
-    return handles().kind(name) == Kind::pool ? static_cast<Pool*>(handles().object(name)) : nullptr;
+    return handles().kind(name) == Kind::pool ? static_cast<Pool*>(handles().object(name))
+                                              : nullptr;
 }
 
 CUresult check(CUdevice device) {

@@ -83,8 +83,8 @@ class Session {
     // Appends a call, sends, and waits for its answer in `pending`. With `bulk`, its bytes are sent
     // straight from the program's memory; with `pipelined`, nothing is awaited.
     template <class E>
-    CUresult transact(uint16_t call, uint32_t context, E&& encode, Pending* pending,
-                      Bulk bulk = {}, bool even_after_error = false) {
+    CUresult transact(uint16_t call, uint32_t context, E&& encode, Pending* pending, Bulk bulk = {},
+                      bool even_after_error = false) {
         const CUresult bad = status();
         if (bad && !(even_after_error && connected_.load(std::memory_order_acquire))) return bad;
         if (pending && !enlist(*pending)) return status();

@@ -121,10 +121,9 @@ CUresult copy(const CUDA_MEMCPY3D& given, CUstream stream) {
     shape.srcHeight = from.height, shape.dstHeight = to.height;
     shape.srcHost = nullptr, shape.dstHost = nullptr;
     if (!from.host && !to.host) {
-        return session().post(static_cast<uint16_t>(wire::Internal::copy_shape),
-                              current_context_name(), [&](wire::Writer& w) {
-                                  put_shape(w, shape, Direction::on_device, stream);
-                              });
+        return session().post(
+            static_cast<uint16_t>(wire::Internal::copy_shape), current_context_name(),
+            [&](wire::Writer& w) { put_shape(w, shape, Direction::on_device, stream); });
     }
     if (shape.WidthInBytes > kPiece) return CUDA_ERROR_INVALID_VALUE;
     const size_t rows = std::max<size_t>(1, kPiece / shape.WidthInBytes);
@@ -164,8 +163,12 @@ CUresult copy(const CUDA_MEMCPY2D* flat, CUstream stream) {
 
 }  // namespace
 
-CUresult CUDAAPI cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy) { return copy(pCopy, nullptr); }
-CUresult CUDAAPI cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy) { return copy(pCopy, nullptr); }
+CUresult CUDAAPI cuMemcpy2D_v2(const CUDA_MEMCPY2D* pCopy) {
+    return copy(pCopy, nullptr);
+}
+CUresult CUDAAPI cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* pCopy) {
+    return copy(pCopy, nullptr);
+}
 CUresult CUDAAPI cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* pCopy, CUstream hStream) {
     return copy(pCopy, hStream);
 }

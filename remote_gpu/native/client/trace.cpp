@@ -45,6 +45,8 @@ bool start() {
 
 const bool trace_enabled = start();
 
-Counts& trace_counts(Call call) { return counts[static_cast<size_t>(call)]; }
+Counts& trace_counts(Call call) {
+    return counts[static_cast<size_t>(call)];
+}
 
 }  // namespace carrel::client

@@ -16,7 +16,8 @@ extern const bool trace_enabled;
 Counts& trace_counts(Call call);
 
 inline void trace(Call call, bool waits) {
-    if (!trace_enabled) [[likely]] return;
+    if (!trace_enabled) [[likely]]
+        return;
     Counts& counts = trace_counts(call);
     counts.calls.fetch_add(1, std::memory_order_relaxed);
     if (waits) counts.trips.fetch_add(1, std::memory_order_relaxed);

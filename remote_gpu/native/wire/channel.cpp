@@ -19,7 +19,9 @@ constexpr size_t kMaxParts = 64;
 
 Channel::Channel(int fd, size_t buffer) : fd_(fd), usual_(buffer), buffer_(buffer) {}
 
-Channel::Channel(Channel&& other) noexcept { *this = std::move(other); }
+Channel::Channel(Channel&& other) noexcept {
+    *this = std::move(other);
+}
 
 Channel& Channel::operator=(Channel&& other) noexcept {
     std::swap(fd_, other.fd_);
@@ -31,7 +33,9 @@ Channel& Channel::operator=(Channel&& other) noexcept {
     return *this;
 }
 
-Channel::~Channel() { close(); }
+Channel::~Channel() {
+    close();
+}
 
 void Channel::close() {
     if (fd_ >= 0) ::close(fd_);

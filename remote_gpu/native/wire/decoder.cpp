@@ -45,7 +45,8 @@ void check_frame(const FrameHeader& header) {
         throw Malformed("a frame has an unknown kind");
     }
     const bool reply = header.kind == static_cast<uint16_t>(Frame::reply);
-    if (header.size > (reply ? kMaxBulk + 64 : kMaxPayload)) throw Malformed("a frame is too large");
+    if (header.size > (reply ? kMaxBulk + 64 : kMaxPayload))
+        throw Malformed("a frame is too large");
 }
 
 }  // namespace carrel::wire

@@ -25,12 +25,14 @@ void log(LogLevel level, const char* format, ...) {
     int size = std::snprintf(line, sizeof line, "carrel: ");
     va_list arguments;
     va_start(arguments, format);
-    size += std::vsnprintf(line + size, sizeof line - static_cast<size_t>(size) - 1, format, arguments);
+    size +=
+        std::vsnprintf(line + size, sizeof line - static_cast<size_t>(size) - 1, format, arguments);
     va_end(arguments);
     if (size > static_cast<int>(sizeof line) - 2) size = static_cast<int>(sizeof line) - 2;
     line[size++] = '\n';
     // One write, so that lines of several processes do not mix.
-    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line, static_cast<size_t>(size));
+    [[maybe_unused]] const ssize_t written =
+        ::write(STDERR_FILENO, line, static_cast<size_t>(size));
 }
 
 }  // namespace carrel

@@ -11,10 +11,10 @@ void log(LogLevel level, const char* format, ...) __attribute__((format(printf, 
 
 }  // namespace carrel
 
-#define CARREL_DEBUG(...)                                                    \
-    do {                                                                     \
-        if (carrel::log_enabled(carrel::LogLevel::debug))                    \
-            carrel::log(carrel::LogLevel::debug, __VA_ARGS__);               \
+#define CARREL_DEBUG(...)                                      \
+    do {                                                       \
+        if (carrel::log_enabled(carrel::LogLevel::debug))      \
+            carrel::log(carrel::LogLevel::debug, __VA_ARGS__); \
     } while (0)
 #define CARREL_INFO(...) carrel::log(carrel::LogLevel::info, __VA_ARGS__)
 #define CARREL_WARNING(...) carrel::log(carrel::LogLevel::warning, __VA_ARGS__)

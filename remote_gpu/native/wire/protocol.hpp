@@ -5,7 +5,8 @@
 //     CallHeader, [u64 bulk bytes if kBulk], payload of `size` bytes, the bulk bytes
 // Worker to client: frames.
 //     FrameHeader, payload of `size` bytes
-// All integers are little-endian, structs are sent as they lie in memory (x86-64 and AArch64 agree).
+// All integers are little-endian, structs are sent as they lie in memory (x86-64 and AArch64
+// agree).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,10 +14,12 @@
 namespace carrel::wire {
 
 inline constexpr size_t kMaxPayload = size_t{512} << 20;  // of one call or frame, bulk not counted
-inline constexpr size_t kInlineData = size_t{64} << 10;   // host data below this travels in the payload
-inline constexpr uint64_t kMaxBulk = uint64_t{1} << 40;   // of one copy
-inline constexpr uint64_t kGranule = uint64_t{2} << 20;   // device memory is mapped in multiples of it
-inline constexpr size_t kMaxParams = 32764;               // bytes of kernel parameters, CUDA's limit
+inline constexpr size_t kInlineData = size_t{64}
+                                      << 10;  // host data below this travels in the payload
+inline constexpr uint64_t kMaxBulk = uint64_t{1} << 40;  // of one copy
+inline constexpr uint64_t kGranule = uint64_t{2}
+                                     << 20;  // device memory is mapped in multiples of it
+inline constexpr size_t kMaxParams = 32764;  // bytes of kernel parameters, CUDA's limit
 inline constexpr uint32_t kMaxLaunchAttributes = 64;
 inline constexpr uint32_t kMaxJitOptions = 256;
 inline constexpr uint64_t kMaxJitLog = 1 << 20;
@@ -36,16 +39,17 @@ static_assert(sizeof(CallHeader) == 16);
 // Calls that are no function of the driver API.
 enum class Internal : uint16_t {
     first = 0xF000,
-    arena = first,   // u64 base, u64 bytes: reserve the address range; the reply says whether it is free
-    grow,            // u64 address, u64 bytes: create and map memory
-    unmap,           // u64 address, u64 bytes: give back what one grow mapped, once it is idle
-    copy_in,         // u64 device address, u64 bytes, u64 stream; data in the payload or as bulk
-    copy_out,        // u64 device address, u64 bytes, u64 stream; reply: data, then i32 result
-    copy_shape,      // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
-    host_done,       // u64 ticket: the client has run the host function
-    reset,           // destroy and renew the primary context
-    function_info,   // u64 name: reply as of cuModuleGetFunction
-    context_facts,   // reply: facts of the current context
+    arena =
+        first,  // u64 base, u64 bytes: reserve the address range; the reply says whether it is free
+    grow,       // u64 address, u64 bytes: create and map memory
+    unmap,      // u64 address, u64 bytes: give back what one grow mapped, once it is idle
+    copy_in,    // u64 device address, u64 bytes, u64 stream; data in the payload or as bulk
+    copy_out,   // u64 device address, u64 bytes, u64 stream; reply: data, then i32 result
+    copy_shape,     // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
+    host_done,      // u64 ticket: the client has run the host function
+    reset,          // destroy and renew the primary context
+    function_info,  // u64 name: reply as of cuModuleGetFunction
+    context_facts,  // reply: facts of the current context
     last,
 };
 

@@ -27,8 +27,7 @@ class Sha256 {
 Hash sha256(const void* data, size_t size);
 
 // HMAC over the concatenation of `parts`.
-Hash hmac_sha256(std::span<const uint8_t> key,
-                 std::span<const std::span<const uint8_t>> parts);
+Hash hmac_sha256(std::span<const uint8_t> key, std::span<const std::span<const uint8_t>> parts);
 
 // Compares in constant time.
 bool equal(const Hash& a, const Hash& b);

@@ -5,7 +5,9 @@
 namespace carrel::worker {
 
 namespace {
-bool legacy(CUstream stream) { return reinterpret_cast<uint64_t>(stream) <= 1; }
+bool legacy(CUstream stream) {
+    return reinterpret_cast<uint64_t>(stream) <= 1;
+}
 }  // namespace
 
 Activity::Activity(const DriverTable& driver, std::function<void(CUresult)> failed,

@@ -19,7 +19,8 @@ namespace carrel::worker {
 
 class Activity {
   public:
-    // `failed` hears of errors that no call has asked about; `idle` is called when all work is done.
+    // `failed` hears of errors that no call has asked about; `idle` is called when all work is
+    // done.
     Activity(const DriverTable& driver, std::function<void(CUresult)> failed,
              std::function<void()> idle);
     ~Activity();

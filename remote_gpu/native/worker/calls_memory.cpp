@@ -82,8 +82,8 @@ void Server::copy_shape(wire::Reader& in, uint64_t bulk, Reply& out) {
         (direction != Direction::on_device && width * rows > wire::kMaxPayload)) {
         throw wire::Malformed("a copy in pieces that are too large");
     }
-    const bool host_side = shape.srcMemoryType == CU_MEMORYTYPE_HOST ||
-                           shape.dstMemoryType == CU_MEMORYTYPE_HOST;
+    const bool host_side =
+        shape.srcMemoryType == CU_MEMORYTYPE_HOST || shape.dstMemoryType == CU_MEMORYTYPE_HOST;
     if (shape.srcMemoryType == CU_MEMORYTYPE_ARRAY || shape.dstMemoryType == CU_MEMORYTYPE_ARRAY ||
         host_side != (direction != Direction::on_device) ||
         bulk != (direction == Direction::to_device ? width * rows : 0)) {
@@ -110,19 +110,20 @@ void Server::copy_shape(wire::Reader& in, uint64_t bulk, Reply& out) {
         return;
     }
     if (!out.wanted()) throw wire::Malformed("a copy to the host without an answer");
-    later(out, [this, shape, stream, data = std::make_shared<std::vector<std::byte>>(
-                                        std::move(dense))](Reply& reply) mutable {
-        shape.dstHost = data->data();
-        shape.dstXInBytes = shape.dstY = shape.dstZ = 0;
-        shape.dstPitch = shape.WidthInBytes;
-        shape.dstHeight = shape.Height;
-        CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
-        if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
-        reply.result(result);
-        if (result != CUDA_SUCCESS) return;
-        reply.writer().raw(data->data(), data->size());
-        reply.writer().put(static_cast<int32_t>(result));
-    });
+    later(out,
+          [this, shape, stream, data = std::make_shared<std::vector<std::byte>>(std::move(dense))](
+              Reply& reply) mutable {
+              shape.dstHost = data->data();
+              shape.dstXInBytes = shape.dstY = shape.dstZ = 0;
+              shape.dstPitch = shape.WidthInBytes;
+              shape.dstHeight = shape.Height;
+              CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
+              if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
+              reply.result(result);
+              if (result != CUDA_SUCCESS) return;
+              reply.writer().raw(data->data(), data->size());
+              reply.writer().put(static_cast<int32_t>(result));
+          });
 }
 
 // Everything in the primary context goes, except what holds memory for the session.

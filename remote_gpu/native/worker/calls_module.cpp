@@ -77,7 +77,8 @@ void Server::list_functions(bool library, wire::Reader& in, Reply& out) {
                             static_cast<unsigned int>(kernels.size()), handle);
         }
         for (const CUkernel kernel : kernels) {
-            if (invoke(driver_.cuKernelGetName, &name, kernel) == CUDA_SUCCESS) names.push_back(name);
+            if (invoke(driver_.cuKernelGetName, &name, kernel) == CUDA_SUCCESS)
+                names.push_back(name);
         }
     } else {
         unsigned int count = 0;
@@ -89,7 +90,8 @@ void Server::list_functions(bool library, wire::Reader& in, Reply& out) {
                             static_cast<unsigned int>(functions.size()), handle);
         }
         for (const CUfunction function : functions) {
-            if (invoke(driver_.cuFuncGetName, &name, function) == CUDA_SUCCESS) names.push_back(name);
+            if (invoke(driver_.cuFuncGetName, &name, function) == CUDA_SUCCESS)
+                names.push_back(name);
         }
     }
     out.result(result);
@@ -180,8 +182,8 @@ void Server::launch(wire::Reader& in, Reply& out) {
     }
     const CUlaunchConfig config{sizes[0], sizes[1], sizes[2], sizes[3],   sizes[4],
                                 sizes[5], shared,   stream,   attributes, attribute_count};
-    out.result(invoke(driver_.cuLaunchKernelEx, &config, function, static_cast<void**>(nullptr),
-                      given));
+    out.result(
+        invoke(driver_.cuLaunchKernelEx, &config, function, static_cast<void**>(nullptr), given));
 }
 
 }  // namespace carrel::worker

@@ -75,7 +75,9 @@ void Control::say(const std::string& message) {
     if (fd_ >= 0) ::send(fd_, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void Control::ready() { say("{\"type\":\"ready\"}"); }
+void Control::ready() {
+    say("{\"type\":\"ready\"}");
+}
 
 void Control::ended(const std::string& reason) {
     report();
@@ -86,12 +88,13 @@ void Control::report() {
     const Counters& c = server_.counters();
     char text[512];
     const auto number = [](uint64_t value) { return static_cast<unsigned long long>(value); };
-    std::snprintf(text, sizeof text,
-                  "{\"type\":\"stats\",\"vram_bytes\":%llu,\"context_bytes\":%llu,\"launches\":%llu,"
-                  "\"calls\":%llu,\"gpu_busy_us\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu,",
-                  number(server_.vram_bytes()), number(server_.context_bytes()), number(c.launches),
-                  number(c.calls), number(server_.activity().busy_us()), number(c.bytes_in),
-                  number(server_.bytes_out()));
+    std::snprintf(
+        text, sizeof text,
+        "{\"type\":\"stats\",\"vram_bytes\":%llu,\"context_bytes\":%llu,\"launches\":%llu,"
+        "\"calls\":%llu,\"gpu_busy_us\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu,",
+        number(server_.vram_bytes()), number(server_.context_bytes()), number(c.launches),
+        number(c.calls), number(server_.activity().busy_us()), number(c.bytes_in),
+        number(server_.bytes_out()));
     // Silence while nothing changes.
     if (last_ == text) return;
     last_ = text;

@@ -13,8 +13,8 @@ void check(const DriverTable& driver, CUresult result, const char* what) {
     if (result == CUDA_SUCCESS) return;
     const char* name = nullptr;
     invoke(driver.cuGetErrorName, result, &name);
-    throw std::runtime_error(std::string(what) + " failed: " +
-                             (name ? name : std::to_string(static_cast<int>(result))));
+    throw std::runtime_error(
+        std::string(what) + " failed: " + (name ? name : std::to_string(static_cast<int>(result))));
 }
 
 // What the device could do here but a remote program cannot use.
@@ -50,7 +50,8 @@ bool withheld(int attribute) {
 
 Device::Device(const Options& options) {
     void* library = dlopen(options.driver.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) throw std::runtime_error(std::string("the driver cannot be loaded: ") + dlerror());
+    if (!library)
+        throw std::runtime_error(std::string("the driver cannot be loaded: ") + dlerror());
     if (!driver.load(library)) {
         throw std::runtime_error(options.driver + " is not a CUDA driver: it lacks cuInit");
     }
@@ -69,9 +70,8 @@ uint64_t Device::measure_context() const {
     size_t total = 0;
     CUcontext probe = nullptr;
     invoke(driver.cuMemGetInfo_v2, &before, &total);
-    const CUresult made = driver.cuCtxCreate_v4
-                              ? driver.cuCtxCreate_v4(&probe, nullptr, 0, device)
-                              : invoke(driver.cuCtxCreate_v2, &probe, 0u, device);
+    const CUresult made = driver.cuCtxCreate_v4 ? driver.cuCtxCreate_v4(&probe, nullptr, 0, device)
+                                                : invoke(driver.cuCtxCreate_v2, &probe, 0u, device);
     if (made != CUDA_SUCCESS) return 0;
     invoke(driver.cuMemGetInfo_v2, &after, &total);
     invoke(driver.cuCtxDestroy_v2, probe);
@@ -85,7 +85,8 @@ wire::Snapshot Device::describe(const Options& options) const {
     s.total_memory = options.vram_bytes;
     s.tflops = options.tflops;
     char text[256] = {};
-    if (invoke(driver.cuDeviceGetName, text, int{sizeof text}, device) == CUDA_SUCCESS) s.name = text;
+    if (invoke(driver.cuDeviceGetName, text, int{sizeof text}, device) == CUDA_SUCCESS)
+        s.name = text;
     if (invoke(driver.cuDeviceGetPCIBusId, text, int{sizeof text}, device) == CUDA_SUCCESS) {
         s.pci_bus_id = text;
     }

@@ -18,6 +18,8 @@ struct Device {
     // Loads the driver, opens the device and its primary context, and makes that current. Throws
     // std::runtime_error with a message for the node's log.
     explicit Device(const Options& options);
+    // Over a table of functions (tests); nothing is opened.
+    explicit Device(const DriverTable& table) : driver(table) {}
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
 

@@ -9,7 +9,9 @@ namespace carrel::worker {
 namespace {
 
 // For the generated cases.
-[[maybe_unused]] std::string text(std::span<const std::byte> bytes) { return wire::text(bytes); }
+[[maybe_unused]] std::string text(std::span<const std::byte> bytes) {
+    return wire::text(bytes);
+}
 
 // Calls that change nothing on a stream, so that they need not mark one busy.
 bool quiet_call(Call call) {
@@ -18,6 +20,7 @@ bool quiet_call(Call call) {
         case Call::cuEventDestroy_v2:
         case Call::cuStreamCreate:
         case Call::cuStreamCreateWithPriority:
+        case Call::cuStreamDestroy_v2:
         case Call::cuModuleUnload:
         case Call::cuLibraryUnload:
         case Call::cuLinkDestroy:
@@ -43,6 +46,7 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
         const DriverTable& driver = driver_;
         const CUdevice device = device_.device;
         stream_used_ = false;
+        if (call == Call::cuStreamDestroy_v2) forget_stream(in);
         switch (call) {
 #include "worker_dispatch.inc"
             default:
@@ -51,9 +55,16 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
         }
         // Work without a stream runs on the default one.
         if (!out.wanted() && !stream_used_ && !quiet_call(call)) activity_.touch(context_, nullptr);
-        if (call == Call::cuStreamDestroy_v2) activity_.forget(CUstream{});
     } catch (const BadHandle&) {
         out.result(CUDA_ERROR_INVALID_HANDLE);
+    }
+}
+
+// A stream that goes must not be asked any more whether it is idle.
+void Server::forget_stream(wire::Reader in) {
+    if (const auto* entry = objects_.find(in.get<uint64_t>(), Tag::stream)) {
+        activity_.forget(static_cast<CUstream>(entry->handle));
+        destroying_ = true;
     }
 }
 

@@ -26,8 +26,12 @@ JitJob::JitJob(wire::Reader& in) {
     error_.resize(size_of(CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES));
     for (uint32_t i = 0; i < count; ++i) {
         switch (options_[i]) {
-            case CU_JIT_INFO_LOG_BUFFER: values_.push_back(info_.data()); break;
-            case CU_JIT_ERROR_LOG_BUFFER: values_.push_back(error_.data()); break;
+            case CU_JIT_INFO_LOG_BUFFER:
+                values_.push_back(info_.data());
+                break;
+            case CU_JIT_ERROR_LOG_BUFFER:
+                values_.push_back(error_.data());
+                break;
             case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
                 values_.push_back(reinterpret_cast<void*>(info_.size()));
                 break;
@@ -37,7 +41,9 @@ JitJob::JitJob(wire::Reader& in) {
             case CU_JIT_GLOBAL_SYMBOL_NAMES:
             case CU_JIT_GLOBAL_SYMBOL_ADDRESSES:
                 throw wire::Malformed("a compiler option that holds pointers");
-            default: values_.push_back(reinterpret_cast<void*>(raw[i])); break;
+            default:
+                values_.push_back(reinterpret_cast<void*>(raw[i]));
+                break;
         }
     }
 }

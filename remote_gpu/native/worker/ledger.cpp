@@ -40,6 +40,8 @@ uint64_t Ledger::spare() const {
     return total < limit ? limit - total : 0;
 }
 
-uint64_t Ledger::own() const { return account_->slots[slot_]; }
+uint64_t Ledger::own() const {
+    return account_->slots[slot_];
+}
 
 }  // namespace carrel::worker

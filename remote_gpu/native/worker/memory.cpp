@@ -12,9 +12,8 @@ CUresult Memory::reserve(uint64_t base, uint64_t bytes) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     CUdeviceptr got = 0;
-    const CUresult result =
-        invoke(driver_.cuMemAddressReserve, &got, size_t{bytes}, size_t{wire::kGranule},
-               CUdeviceptr{base}, 0ull);
+    const CUresult result = invoke(driver_.cuMemAddressReserve, &got, size_t{bytes},
+                                   size_t{wire::kGranule}, CUdeviceptr{base}, 0ull);
     if (result != CUDA_SUCCESS) return result;
     if (got != base) {
         invoke(driver_.cuMemAddressFree, got, size_t{bytes});
@@ -37,7 +36,8 @@ CUresult Memory::map(uint64_t base, uint64_t bytes, CUmemGenericAllocationHandle
         CUmemAccessDesc access{};
         access.location = prop.location;
         access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-        result = invoke(driver_.cuMemSetAccess, CUdeviceptr{base}, size_t{bytes}, &access, size_t{1});
+        result =
+            invoke(driver_.cuMemSetAccess, CUdeviceptr{base}, size_t{bytes}, &access, size_t{1});
         if (result != CUDA_SUCCESS) invoke(driver_.cuMemUnmap, CUdeviceptr{base}, size_t{bytes});
     }
     if (result != CUDA_SUCCESS) invoke(driver_.cuMemRelease, *handle);
@@ -50,7 +50,8 @@ CUresult Memory::grow(uint64_t base, uint64_t bytes) {
         bytes > bytes_ || base - base_ > bytes_ - bytes) {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    for (auto at = extents_.lower_bound(base); at != extents_.end() && at->first < base + bytes; ++at) {
+    for (auto at = extents_.lower_bound(base); at != extents_.end() && at->first < base + bytes;
+         ++at) {
         return at->second.garbage ? CUDA_ERROR_NOT_READY : CUDA_ERROR_INVALID_VALUE;
     }
     if (auto at = extents_.lower_bound(base); at != extents_.begin()) {
@@ -74,7 +75,8 @@ CUresult Memory::grow(uint64_t base, uint64_t bytes) {
 bool Memory::discard(uint64_t base, uint64_t bytes) {
     const std::lock_guard lock(mutex_);
     const auto found = extents_.find(base);
-    if (found == extents_.end() || found->second.bytes != bytes || found->second.garbage) return false;
+    if (found == extents_.end() || found->second.bytes != bytes || found->second.garbage)
+        return false;
     found->second.garbage = true;
     ++garbage_;
     return true;
@@ -107,7 +109,8 @@ bool Memory::mapped(uint64_t address, uint64_t bytes) {
     auto at = extents_.upper_bound(address);
     if (at == extents_.begin()) return false;
     --at;
-    return address - at->first < at->second.bytes && bytes <= at->first + at->second.bytes - address;
+    return address - at->first < at->second.bytes &&
+           bytes <= at->first + at->second.bytes - address;
 }
 
 void Memory::clear(bool release_range) {

@@ -20,8 +20,8 @@ class Memory {
 
     // Reserves the client's range. Any error means: propose another one.
     CUresult reserve(uint64_t base, uint64_t bytes);
-    // Creates and maps memory. CUDA_ERROR_NOT_READY: memory that waits to be unmapped is in the way,
-    // call reap() when the device is idle and try again.
+    // Creates and maps memory. CUDA_ERROR_NOT_READY: memory that waits to be unmapped is in the
+    // way, call reap() when the device is idle and try again.
     CUresult grow(uint64_t base, uint64_t bytes);
     // Marks what one grow mapped as garbage; reap() gives it back.
     bool discard(uint64_t base, uint64_t bytes);

@@ -15,17 +15,34 @@ namespace carrel::worker {
 struct BadHandle {};
 
 enum class Tag : uint8_t {
-    context, module, function, library, kernel, stream, event, link, other,
+    context,
+    module,
+    function,
+    library,
+    kernel,
+    stream,
+    event,
+    link,
+    other,
 };
-template <class H> inline constexpr Tag kTag = Tag::other;
-template <> inline constexpr Tag kTag<CUcontext> = Tag::context;
-template <> inline constexpr Tag kTag<CUmodule> = Tag::module;
-template <> inline constexpr Tag kTag<CUfunction> = Tag::function;
-template <> inline constexpr Tag kTag<CUlibrary> = Tag::library;
-template <> inline constexpr Tag kTag<CUkernel> = Tag::kernel;
-template <> inline constexpr Tag kTag<CUstream> = Tag::stream;
-template <> inline constexpr Tag kTag<CUevent> = Tag::event;
-template <> inline constexpr Tag kTag<CUlinkState> = Tag::link;
+template <class H>
+inline constexpr Tag kTag = Tag::other;
+template <>
+inline constexpr Tag kTag<CUcontext> = Tag::context;
+template <>
+inline constexpr Tag kTag<CUmodule> = Tag::module;
+template <>
+inline constexpr Tag kTag<CUfunction> = Tag::function;
+template <>
+inline constexpr Tag kTag<CUlibrary> = Tag::library;
+template <>
+inline constexpr Tag kTag<CUkernel> = Tag::kernel;
+template <>
+inline constexpr Tag kTag<CUstream> = Tag::stream;
+template <>
+inline constexpr Tag kTag<CUevent> = Tag::event;
+template <>
+inline constexpr Tag kTag<CUlinkState> = Tag::link;
 
 class Objects {
   public:
@@ -48,7 +65,8 @@ class Objects {
 
     template <class H>
     void bind(uint64_t name, H handle) {
-        if (entries_.size() >= kMaxObjects) throw wire::Malformed("more than 4,194,304 live objects");
+        if (entries_.size() >= kMaxObjects)
+            throw wire::Malformed("more than 4,194,304 live objects");
         entries_[name] = {kTag<H>, handle, context_};
     }
 

@@ -19,7 +19,8 @@ T number(const std::string& name, const std::string& value, Parse parse) {
         used = 0;
     }
     if (used != value.size() || value.empty()) {
-        throw std::invalid_argument("carrel-worker: " + name + " wants a number, not '" + value + "'");
+        throw std::invalid_argument("carrel-worker: " + name + " wants a number, not '" + value +
+                                    "'");
     }
     return result;
 }
@@ -30,17 +31,20 @@ Options Options::parse(int argc, char** argv) {
     Options o;
     const auto integer = [](const std::string& v, size_t* used) { return std::stoll(v, used); };
     const auto real = [](const std::string& v, size_t* used) { return std::stod(v, used); };
-    const std::map<std::string, std::function<void(const std::string&, const std::string&)>> known = {
-        {"--client-fd", [&](auto& n, auto& v) { o.client_fd = number<int>(n, v, integer); }},
-        {"--control-fd", [&](auto& n, auto& v) { o.control_fd = number<int>(n, v, integer); }},
-        {"--ledger-fd", [&](auto& n, auto& v) { o.ledger_fd = number<int>(n, v, integer); }},
-        {"--ledger-slot", [&](auto& n, auto& v) { o.ledger_slot = number<unsigned>(n, v, integer); }},
-        {"--driver", [&](auto&, auto& v) { o.driver = v; }},
-        {"--device", [&](auto& n, auto& v) { o.device = number<int>(n, v, integer); }},
-        {"--vram-bytes", [&](auto& n, auto& v) { o.vram_bytes = number<uint64_t>(n, v, integer); }},
-        {"--tflops", [&](auto& n, auto& v) { o.tflops = number<double>(n, v, real); }},
-        {"--session", [&](auto&, auto& v) { o.session = v; }},
-        {"--lease", [&](auto&, auto& v) { o.lease = v; }},
+    const std::map<std::string, std::function<void(const std::string&, const std::string&)>> known =
+        {
+            {"--client-fd", [&](auto& n, auto& v) { o.client_fd = number<int>(n, v, integer); }},
+            {"--control-fd", [&](auto& n, auto& v) { o.control_fd = number<int>(n, v, integer); }},
+            {"--ledger-fd", [&](auto& n, auto& v) { o.ledger_fd = number<int>(n, v, integer); }},
+            {"--ledger-slot",
+             [&](auto& n, auto& v) { o.ledger_slot = number<unsigned>(n, v, integer); }},
+            {"--driver", [&](auto&, auto& v) { o.driver = v; }},
+            {"--device", [&](auto& n, auto& v) { o.device = number<int>(n, v, integer); }},
+            {"--vram-bytes",
+             [&](auto& n, auto& v) { o.vram_bytes = number<uint64_t>(n, v, integer); }},
+            {"--tflops", [&](auto& n, auto& v) { o.tflops = number<double>(n, v, real); }},
+            {"--session", [&](auto&, auto& v) { o.session = v; }},
+            {"--lease", [&](auto&, auto& v) { o.lease = v; }},
     };
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
@@ -57,7 +61,8 @@ Options Options::parse(int argc, char** argv) {
     }
     if (!o.describe) {
         if (o.client_fd < 0) throw std::invalid_argument("carrel-worker: --client-fd is missing");
-        if (o.vram_bytes == 0) throw std::invalid_argument("carrel-worker: --vram-bytes is missing");
+        if (o.vram_bytes == 0)
+            throw std::invalid_argument("carrel-worker: --vram-bytes is missing");
         if (o.ledger_slot >= 256) {
             throw std::invalid_argument("carrel-worker: --ledger-slot must be 0 to 255");
         }

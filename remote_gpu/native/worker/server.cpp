@@ -29,7 +29,8 @@ Server::Server(Device& device, const Options& options, int client_fd)
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);
     objects_.on_stream = [this](CUstream stream) {
         stream_used_ = true;
-        activity_.touch(context_, stream);
+        if (!destroying_) activity_.touch(context_, stream);
+        destroying_ = false;
     };
     objects_.per_thread_stream = [this] {
         CUstream& stream = per_thread_[context_name_];
@@ -39,7 +40,9 @@ Server::Server(Device& device, const Options& options, int client_fd)
     enter(wire::kPrimaryContext);
 }
 
-Server::~Server() { host_calls_.close(); }
+Server::~Server() {
+    host_calls_.close();
+}
 
 std::string Server::run() {
     wire::Writer snapshot;
@@ -58,7 +61,8 @@ std::string Server::run() {
                                          std::memory_order_relaxed);
         }
     } catch (const wire::Malformed& error) {
-        reason = std::string("the program sent something that is not the protocol: ") + error.what();
+        reason =
+            std::string("the program sent something that is not the protocol: ") + error.what();
         outbox_.end(reason);
     } catch (const std::bad_alloc&) {
         reason = "the worker ran out of host memory";

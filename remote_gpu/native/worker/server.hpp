@@ -54,6 +54,7 @@ class Server {
 
   private:
     void dispatch(uint16_t call, wire::Reader& in, uint64_t bulk, Reply& out);
+    void forget_stream(wire::Reader in);
     void dispatch_manual(Call call, wire::Reader& in, Reply& out);
     void dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t bulk, Reply& out);
 
@@ -100,6 +101,7 @@ class Server {
     uint32_t context_name_ = 0;
     CUcontext context_ = nullptr;
     bool stream_used_ = false;
+    bool destroying_ = false;  // the stream that the call names
     std::atomic<bool> ended_{false};
     std::mutex reason_mutex_;
     std::string reason_;

@@ -7,7 +7,9 @@
 
 namespace carrel::worker {
 
-Transfer::~Transfer() { clear(); }
+Transfer::~Transfer() {
+    clear();
+}
 
 void Transfer::clear() {
     for (Chunk& chunk : ring_) free_chunk(chunk);
@@ -49,8 +51,8 @@ Transfer::Chunk& Transfer::stage(size_t size) {
             return invoke(driver_.cuEventQuery, user.second) != CUDA_ERROR_NOT_READY;
         });
     };
-    const bool grow = ring_.size() < kChunks ||
-                      (host_calls_.outstanding() && ring_.size() < kMaxChunks);
+    const bool grow =
+        ring_.size() < kChunks || (host_calls_.outstanding() && ring_.size() < kMaxChunks);
     if (ring_.empty() || (grow && !free_now(ring_.front()))) {
         ring_.push_front(make_chunk());
         return ring_.front();
@@ -95,7 +97,8 @@ CUresult Transfer::copy_in(CUdeviceptr to, std::span<const std::byte> data, CUst
         std::byte* at = chunk.data + chunk.used;
         std::memcpy(at, data.data(), part);
         chunk.used += (part + 63) / 64 * 64;
-        result = invoke(driver_.cuMemcpyHtoDAsync_v2, to, static_cast<const void*>(at), part, stream);
+        result =
+            invoke(driver_.cuMemcpyHtoDAsync_v2, to, static_cast<const void*>(at), part, stream);
         if (result == CUDA_SUCCESS) result = use(chunk, stream);
         to += part;
         data = data.subspan(part);
@@ -149,8 +152,8 @@ void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64
     std::unique_ptr<Chunk> ready = borrow();
     uint64_t part = std::min<uint64_t>(bytes, kChunk);
     const auto fetch = [&](Chunk& chunk, CUdeviceptr at, uint64_t size) {
-        return invoke(driver_.cuMemcpyDtoHAsync_v2, static_cast<void*>(chunk.data), at, size_t{size},
-                      stream);
+        return invoke(driver_.cuMemcpyDtoHAsync_v2, static_cast<void*>(chunk.data), at,
+                      size_t{size}, stream);
     };
     const auto settle = [&](CUresult queued) {
         const CUresult done = invoke(driver_.cuStreamSynchronize, stream);

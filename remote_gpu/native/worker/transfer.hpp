@@ -34,7 +34,8 @@ class Transfer {
     bool copy_in_bulk(wire::Channel& from, CUdeviceptr to, uint64_t bytes, CUstream stream,
                       CUresult* result);
     // Copies and sends the reply. Any thread; blocks until the stream's work is done.
-    void copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64_t bytes, CUstream stream);
+    void copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64_t bytes,
+                  CUstream stream);
 
     // Buffers belong to a context; before it goes, they do.
     void clear();
