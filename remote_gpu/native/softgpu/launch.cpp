@@ -110,6 +110,8 @@ CUresult code_of(ptx::Status status, bool watchdog) {
     return CUDA_ERROR_UNKNOWN;
 }
 
+std::atomic<std::uint64_t> executed{0};  // thread-instructions, by all launches of this process
+
 void run(const Function& function, const ptx::LaunchConfig& config,
          std::span<const std::byte> parameters, std::uint64_t workspace, std::uint64_t grid_id) {
     Context& context = function.module->context();
@@ -130,11 +132,12 @@ void run(const Function& function, const ptx::LaunchConfig& config,
     };
     const ptx::RunResult result =
         function.module->program().run(function.kernel, config, parameters, environment);
+    executed.fetch_add(result.instructions, std::memory_order_relaxed);
     if (result.status == ptx::Status::ok) return;
     const CUresult code = code_of(result.status, guard.fired());
     std::string explanation = result.message;
     if (result.status != ptx::Status::assertion)
-        explanation = "carrel-softgpu: kernel " + function.kernel.name + ": " + result.message;
+        explanation = "carrel-softgpu: " + result.message;
     if (guard.fired())
         explanation = "carrel-softgpu: kernel " + function.kernel.name + " ran for more than " +
                       std::to_string(device.watchdog_seconds) + " s and was stopped";
@@ -176,3 +179,8 @@ unsigned resident_blocks(const Function& function, unsigned block_threads,
 }
 
 }  // namespace carrel::softgpu
+
+/// Thread-instructions executed so far: what `make bench` divides by time. No part of CUDA's API.
+extern "C" __attribute__((visibility("default"))) std::uint64_t carrel_softgpu_instructions() {
+    return carrel::softgpu::executed.load(std::memory_order_relaxed);
+}
