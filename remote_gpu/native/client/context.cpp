@@ -44,10 +44,13 @@ CUresult check(CUdevice device) {
 CUresult reset_primary() {
     memory_forget_all();
     handles().erase_context(wire::kPrimaryContext);
-    const CUresult result = ask(
+    // The answer itself, not the sticky error that it ends.
+    CUresult result = CUDA_ERROR_UNKNOWN;
+    const CUresult settled = ask(
         static_cast<uint16_t>(wire::Internal::reset), wire::kPrimaryContext, [](wire::Writer&) {},
-        [](CUresult, wire::Reader&) {}, true);
-    if (result == CUDA_SUCCESS || corrupts_context(result)) session().forgive();
+        [&](CUresult answer, wire::Reader&) { result = answer; }, true);
+    if (result == CUDA_ERROR_UNKNOWN) return settled;
+    if (result == CUDA_SUCCESS) session().forgive();
     return result;
 }
 

@@ -134,8 +134,9 @@ void Activity::watch() {
             if (state != CUDA_SUCCESS && state != CUDA_ERROR_NOT_READY) failure = state;
         }
         if (stop_) break;
-        lock.unlock();
+        // Told under the lock: once forget() has returned, nothing old is reported any more.
         if (failure != CUDA_SUCCESS) failed_(failure);
+        lock.unlock();
         idle_();
         lock.lock();
     }
