@@ -109,7 +109,7 @@ class Demo:
         return kept
 
     def _parts(self) -> dict[str, Part]:
-        hub, proxy_api, broker, fleet = _free_ports(4)
+        hub, proxy_api, broker, fleet, door = _free_ports(5)
         hub_url = f"http://127.0.0.1:{hub}"
         self.broker_url = f"http://127.0.0.1:{broker}"
         settings = {
@@ -157,7 +157,8 @@ class Demo:
             "node": (
                 [
                     *python, "remote_gpu.agent.app", f"--broker=127.0.0.1:{fleet}",
-                    "--port=0", "--node-name=demo-node",
+                    f"--port={door}", "--node-name=demo-node",
+                    f"--CarrelAgent.state_dir={self.directory / 'gpus'}",
                     f"--software-gpus={self.options.gpus}",
                     f"--software-vram={self.options.vram}",
                     f"--tflops={self.options.tflops:g}",

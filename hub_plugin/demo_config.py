@@ -39,7 +39,11 @@ c.Spawner.args = ["--ServerApp.ip=127.0.0.1"] + (["--allow-root"] if os.geteuid(
 c.Spawner.start_timeout = 120
 c.Spawner.http_timeout = 120
 c.Spawner.poll_interval = 5
-c.Spawner.environment = {"JUPYTER_PLATFORM_DIRS": "1"}
+# The demo does without nvJitLink on purpose: numba then hands over PTX, which is what a software
+# GPU runs. No need to warn every student of it.
+c.Spawner.environment = {
+    "PYTHONWARNINGS": "ignore:cuda.bindings.nvjitlink is not available:RuntimeWarning"
+}
 
 NOTEBOOKS = Path(demo["notebooks"])
 # JupyterLab asks about news and looks for updates unless told not to.
