@@ -320,8 +320,18 @@ class BrokerApp(Application):
         reconciler = Reconciler(
             store, fleet, threads, self.reconcile_interval_s, self.keep_days * 86400, self.log
         )
-        fleet_port = await fleet.start(self.fleet_ip, self.fleet_port, self.fleet_credentials())
-        sockets = bind_sockets(self.port, self.ip)
+        try:
+            sockets = bind_sockets(self.port, self.ip)
+        except OSError as error:
+            self.exit_with(f"cannot listen on ip {self.ip}, port {self.port}: {error.strerror}")
+        credentials = self.fleet_credentials()
+        try:
+            fleet_port = await fleet.start(self.fleet_ip, self.fleet_port, credentials)
+        except RuntimeError:
+            self.exit_with(
+                f"cannot listen on fleet_ip {self.fleet_ip}, fleet_port {self.fleet_port}: "
+                "another program may use it"
+            )
         server = HTTPServer(
             application(parts, self.cookie_secret(), self.template_paths),
             xheaders=True,

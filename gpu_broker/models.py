@@ -210,11 +210,10 @@ class NodeList(Output):
 
 
 class Health(Output):
-    """Whether the broker can do its work."""
+    """The broker can do its work; if it cannot, the answer is a problem with status 503."""
 
-    status: Literal["ok", "degraded"]
+    status: Literal["ok"] = "ok"
     version: str
-    database: bool
     nodes_online: int
 
 

@@ -37,7 +37,7 @@ async def end_session(parts: Parts, caller: Principal, id: str) -> models.Sessio
     session, running = await parts.threads.run(parts.leases.session, id, caller.owner)
     if running:
         try:
-            await parts.fleet.end_session(session.node, id, f"Ended by {caller.name}.")
+            await parts.fleet.end_session(session.node, id, f"Ended by {caller.name}")
         except (NodeUnreachable, CommandFailed) as error:
             raise errors.unavailable(f"The session could not be ended: {error}.") from error
         await parts.threads.run(parts.store.note_ended, caller.name, id)

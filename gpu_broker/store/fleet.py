@@ -273,7 +273,7 @@ class FleetStore:
             if step != work.step:
                 return None
             if step == life.Command("revoke"):
-                return row.message or row.reason or "ended"
+                return (row.message or row.reason or "ended").rstrip(".")
             row.node_expires_at = row.expires_at
             return _admission(row)
 

@@ -95,6 +95,10 @@ class Broker:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9: no chance to tidy up."""
         assert self._process is not None

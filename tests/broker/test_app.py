@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_the_database_can_be_upgraded_alone(tmp_path: Path) -> None:
     out = run(tmp_path, "--upgrade-db")
     assert out.returncode == 0, out.stderr
     assert (tmp_path / "carrel-broker.sqlite").stat().st_size > 0
+
+
+def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        out = run(tmp_path, f"--port={port}", "--fleet-port=0")
+        assert f"cannot listen on ip 127.0.0.1, port {port}: Address already in use" in out.stderr
+        out = run(tmp_path, "--port=0", f"--fleet-port={port}")
+        assert f"cannot listen on fleet_ip 127.0.0.1, fleet_port {port}" in out.stderr
+    assert out.returncode == 1
+    assert "Traceback" not in out.stderr
 
 
 def test_defaults_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from os import kill
@@ -35,6 +36,7 @@ def test_a_lease_is_let_in_by_its_node_and_leaves_again(
         assert agent.leases[lease.id].vram_mib == 2048
         assert credentials.key not in repr(credentials)
         ended = ada.end_lease(lease.id)
+        assert ended.message == "Released by ada."
         assert (ended.state, ended.reason, ended.desired) == ("ended", "released", "revoked")
         assert ada.capacity().free.vram_mib == 8192
         eventually(lambda: lease.id not in agent.leases, "revoked on the node")
@@ -313,3 +315,17 @@ def test_sigterm_ends_in_order(make_broker: Make, make_agent: MakeAgent) -> None
     assert broker.stop() == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(broker.url + "health")
+
+
+def test_a_broken_database_is_a_503_and_a_plain_500(make_broker: Make) -> None:
+    broker = make_broker()
+    with sqlite3.connect(broker.home / "broker.sqlite") as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute("ALTER TABLE nodes RENAME TO gone")
+    health = broker.ask("GET", "health", None)
+    assert (health.status_code, health.json()["code"]) == (503, "unavailable")
+    fault = broker.ask("GET", "api/v1/capacity", "ada")
+    assert fault.status_code == 500
+    assert fault.headers["Content-Type"] == "application/problem+json"
+    assert "nodes" not in fault.text  # what broke is in the log, not in the answer
+    assert "no such table" in broker.log()
