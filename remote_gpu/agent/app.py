@@ -163,6 +163,8 @@ class CarrelAgent(Application):
         """Reads the command line and the configuration file."""
         super().initialize(argv)
         if self.config_file:
+            if not Path(self.config_file).is_file():
+                self.exit(f"carrel-agent: there is no configuration file {self.config_file}")
             self.load_config_file(self.config_file)
             self.parse_command_line(argv)  # the command line wins
         if self.generate_config:
@@ -253,6 +255,7 @@ class CarrelAgent(Application):
         finally:
             fleet.cancel()
             stopping.cancel()
+            await asyncio.gather(fleet, stopping, return_exceptions=True)
             await node.close()
 
 

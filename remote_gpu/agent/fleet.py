@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 
@@ -98,19 +98,24 @@ class FleetClient:
         async with channel:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             stub = fleet_pb2_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
-            stream = stub.Connect(self._send(), metadata=self._metadata)
-            reports = asyncio.create_task(self._report())
+            stream = stub.Connect(metadata=self._metadata)
+            talking = [
+                asyncio.create_task(self._send(stream)),
+                asyncio.create_task(self._report()),
+            ]
             try:
                 async for message in stream:
                     self._receive(message)
             finally:
-                reports.cancel()
                 stream.cancel()
+                for task in talking:
+                    task.cancel()
+                await asyncio.gather(*talking, return_exceptions=True)
 
-    async def _send(self) -> AsyncIterator[pb.AgentMessage]:
-        queue = self._outgoing
+    async def _send(self, stream: Any) -> None:
+        """Sends what is due; when the stream breaks, so does the reading of it."""
         while True:
-            yield await queue.get()
+            await stream.write(await self._outgoing.get())
 
     async def _report(self) -> None:
         """A report at least every heartbeat, and at once when a session starts or ends."""

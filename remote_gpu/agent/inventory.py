@@ -80,25 +80,29 @@ def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
 
 
 def nvidia_gpus(driver: Path = Path("libcuda.so.1"), tflops: float | None = None) -> list[Gpu]:
-    """NVIDIA's GPUs: model, memory and driver from NVML, the rest from the driver.
+    """NVIDIA's GPUs: memory and driver version from NVML where there is one, the rest from the
+    driver.
 
     Raises:
         NoGpu: there is no NVIDIA driver here, or it shows no GPU.
     """
+    try:
+        devices = _probe(driver, {})
+    except NoGpu as error:
+        raise NoGpu(
+            f"no NVIDIA GPU found on this host ({error}). Use software GPUs: "
+            "carrel-run --software-gpu vram=8GiB, carrel-agent --software-gpus=2"
+        ) from None
+    version, models = "", {}
     with _nvml() as nvml:
-        if nvml is None:
-            raise NoGpu(
-                "no NVIDIA GPU found on this host. Use software GPUs "
-                "(carrel-run --software-gpu vram=8GiB, carrel-agent --software-gpus=2)"
-            )
-        version = nvml.nvmlSystemGetDriverVersion()
-        models = {}
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            models[nvml.nvmlDeviceGetUUID(handle)] = (nvml.nvmlDeviceGetName(handle), memory.total)
+        if nvml is not None:
+            version = nvml.nvmlSystemGetDriverVersion()
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                name, memory = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetMemoryInfo(handle)
+                models[nvml.nvmlDeviceGetUUID(handle)] = (name, memory.total)
     gpus = []
-    for device in _probe(driver, {}):
+    for device in devices:
         name, total = models.get(device["uuid"], (device["name"], device["vram_bytes"]))
         compute = tflops or dense_fp16_tflops(name, device["multiprocessors"], device["clock_mhz"])
         gpus.append(
@@ -156,7 +160,9 @@ def _nvml() -> Iterator[Any]:
 
 def _probe(driver: Path, extra: dict[str, str]) -> list[dict[str, Any]]:
     if driver.is_absolute() and not driver.exists():
-        raise NoGpu(f"{driver} is missing: build the native parts (make build) or install a wheel")
+        ours = driver == environment.SOFTWARE_DRIVER
+        hint = ": build the native parts (make build) or install a wheel" if ours else ""
+        raise NoGpu(f"{driver} is missing{hint}")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "remote_gpu.agent.probe", str(driver)],
@@ -166,6 +172,7 @@ def _probe(driver: Path, extra: dict[str, str]) -> list[dict[str, Any]]:
     except subprocess.TimeoutExpired:
         raise NoGpu(f"{driver} did not answer within 60 s") from None
     if done.returncode:
-        raise NoGpu(f"{driver}: {done.stderr.strip() or 'it crashed when asked for its devices'}")
+        said = done.stderr.strip().removeprefix(f"{driver}: ")
+        raise NoGpu(f"{driver}: {said or 'it crashed when asked for its devices'}")
     devices: list[dict[str, Any]] = json.loads(done.stdout)
     return devices
