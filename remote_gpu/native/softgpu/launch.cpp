@@ -136,8 +136,7 @@ void run(const Function& function, const ptx::LaunchConfig& config,
     if (result.status == ptx::Status::ok) return;
     const CUresult code = code_of(result.status, guard.fired());
     std::string explanation = result.message;
-    if (result.status != ptx::Status::assertion)
-        explanation = "carrel-softgpu: " + result.message;
+    if (result.status != ptx::Status::assertion) explanation = "carrel-softgpu: " + result.message;
     if (guard.fired())
         explanation = "carrel-softgpu: kernel " + function.kernel.name + " ran for more than " +
                       std::to_string(device.watchdog_seconds) + " s and was stopped";

@@ -68,16 +68,16 @@ Function::Function(std::shared_ptr<Module> owner, const ptx::Kernel& code)
           limits::kShared - std::min<std::size_t>(code.static_shared_bytes, limits::kShared))) {}
 
 unsigned Function::registers() const {
-    const unsigned wanted = std::clamp(kernel.registers, 16u, 255u);
+    // Never so many that a full block would not fit: a real compiler spills first, and the estimate
+    // is rough.
+    constexpr unsigned kMost = limits::kRegisters / limits::kBlockThreads;
+    const unsigned wanted = std::clamp(kernel.registers, 16u, kMost);
     return module->max_registers() ? std::min(wanted, std::max(module->max_registers(), 16u))
                                    : wanted;
 }
 
 unsigned Function::max_threads() const {
-    // Registers are given out to warps in units of 256.
-    const unsigned per_warp = static_cast<unsigned>(round_up(registers() * limits::kWarp, 256));
-    const unsigned by_registers = limits::kRegisters / per_warp * limits::kWarp;
-    return std::min({kernel.max_threads, by_registers, limits::kBlockThreads});
+    return std::min(kernel.max_threads, limits::kBlockThreads);
 }
 
 int Function::attribute(CUfunction_attribute attribute) const {

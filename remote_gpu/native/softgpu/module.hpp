@@ -95,7 +95,7 @@ struct Function {
     std::atomic<int> preferred_carveout{-1};
 
     [[nodiscard]] unsigned registers() const;
-    /// Per block, by what the kernel says and by its registers.
+    /// Per block.
     [[nodiscard]] unsigned max_threads() const;
     /// CUDA_ERROR_INVALID_VALUE: no such attribute.
     [[nodiscard]] int attribute(CUfunction_attribute attribute) const;
