@@ -7,7 +7,6 @@
 #include <deque>
 #include <mutex>
 
-
 #include "cuda_abi.hpp"
 
 namespace carrel::client {

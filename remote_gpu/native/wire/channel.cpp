@@ -85,16 +85,20 @@ int Channel::send(const void* data, size_t size) {
 }
 
 bool Channel::fill(size_t size) {
-    if (begin_ == end_) begin_ = end_ = 0;
+    if (begin_ == end_) {
+        begin_ = end_ = 0;
+        if (buffer_.size() > usual_ && size <= usual_) {
+            buffer_.resize(usual_);
+            buffer_.shrink_to_fit();
+        }
+    }
     if (begin_ + size > buffer_.size()) {
         std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
         end_ -= begin_;
         begin_ = 0;
-        if (size > buffer_.size()) {
-            buffer_.resize(size);
-        } else if (end_ == 0 && buffer_.size() > usual_) {
-            buffer_.resize(std::max(size, usual_));
-            buffer_.shrink_to_fit();
+        // Grows with what has arrived, not with what a stranger announces.
+        if (end_ == buffer_.size()) {
+            buffer_.resize(std::min(std::max(size, usual_), 2 * buffer_.size()));
         }
     }
     for (;;) {

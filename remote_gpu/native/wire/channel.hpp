@@ -32,8 +32,8 @@ class Channel {
     // What has been received and not consumed yet.
     std::span<const std::byte> buffered() const { return {buffer_.data() + begin_, end_ - begin_}; }
     void consume(size_t size) { begin_ += size; }
-    // Receives at least once, growing the buffer when `size` bytes do not fit. False at the end of
-    // the stream or on an error, then error() says which (0: orderly end).
+    // Receives at least once, towards `size` bytes in the buffer. False at the end of the stream or
+    // on an error, then error() says which (0: orderly end).
     bool fill(size_t size);
     // Receives exactly `size` bytes into `data`: buffered ones first.
     bool receive(void* data, size_t size);

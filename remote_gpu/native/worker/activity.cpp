@@ -14,7 +14,6 @@ Activity::Activity(const DriverTable& driver, std::function<void(CUresult)> fail
                    std::function<void()> idle)
     : driver_(driver), failed_(std::move(failed)), idle_(std::move(idle)) {
     last_call_ = now_us();
-    watcher_ = std::thread([this] { watch(); });
 }
 
 Activity::~Activity() {
@@ -23,7 +22,7 @@ Activity::~Activity() {
         stop_ = true;
     }
     woken_.notify_all();
-    watcher_.join();
+    if (watcher_.joinable()) watcher_.join();
 }
 
 uint64_t Activity::now_us() {
@@ -40,6 +39,7 @@ void Activity::touch(CUcontext context, CUstream stream) {
     }
     if (busy_.empty()) {
         busy_since_ = now_us();
+        if (!watcher_.joinable()) watcher_ = std::thread([this] { watch(); });
         woken_.notify_one();
     }
     busy_.push_back({context, stream});

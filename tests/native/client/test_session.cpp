@@ -83,7 +83,8 @@ TEST(parameters_in_a_buffer_work_too) {
         CUdeviceptr x, y;
     } packed{1, 5.0f, d[0], d[1]};
     size_t size = sizeof packed;
-    void* extra[] = {reinterpret_cast<void*>(1), &packed, reinterpret_cast<void*>(2), &size, nullptr};
+    void* extra[] = {reinterpret_cast<void*>(1), &packed, reinterpret_cast<void*>(2), &size,
+                     nullptr};
     OK(cuLaunchKernel(kernels().saxpy, 1, 1, 1, 32, 1, 1, 0, nullptr, nullptr, extra));
     float result = 0;
     OK(cuMemcpyDtoH_v2(&result, d[1], 4));
@@ -223,7 +224,9 @@ TEST(host_functions_run_here_in_stream_order) {
     std::atomic<int> status{-1};
     OK(cuStreamAddCallback(
         stream,
-        [](CUstream, CUresult result, void* data) { *static_cast<std::atomic<int>*>(data) = result; },
+        [](CUstream, CUresult result, void* data) {
+            *static_cast<std::atomic<int>*>(data) = result;
+        },
         &status, 0));
     // More data than the staging ring holds, behind a stream that waits for this process.
     std::vector<char> large(24 << 20, 1);
@@ -285,8 +288,8 @@ TEST(broken_ptx_comes_back_with_the_compilers_words) {
     char log[512] = "";
     CUjit_option options[] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
     void* values[] = {log, reinterpret_cast<void*>(sizeof log)};
-    CHECK(cuModuleLoadDataEx(&module, ".version 7.0\n.target sm_80\nnonsense", 2, options, values) !=
-          CUDA_SUCCESS);
+    CHECK(cuModuleLoadDataEx(&module, ".version 7.0\n.target sm_80\nnonsense", 2, options,
+                             values) != CUDA_SUCCESS);
     CHECK(std::string(log).size() > 5);
     OK(cuCtxSynchronize());
 }
@@ -302,7 +305,8 @@ TEST(every_function_can_be_looked_up_by_version) {
           CUDA_ERROR_NOT_FOUND);
     CHECK(address == nullptr);
     CHECK(status == CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT);
-    CHECK(cuGetProcAddress_v2("cuNoSuchThing", &address, 13000, 0, &status) == CUDA_ERROR_NOT_FOUND);
+    CHECK(cuGetProcAddress_v2("cuNoSuchThing", &address, 13000, 0, &status) ==
+          CUDA_ERROR_NOT_FOUND);
     CHECK(status == CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND);
     const CUuuid table{};
     const void* exported = &table;

@@ -3,7 +3,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <vector>
 
 #include "worker/server.hpp"
 
@@ -43,8 +45,9 @@ DriverTable make_driver() {
         *out = 1;
         return CUDA_SUCCESS;
     };
-    d.cuMemMap = [](CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle,
-                    unsigned long long) { return CUDA_SUCCESS; };
+    d.cuMemMap = [](CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+        return CUDA_SUCCESS;
+    };
     d.cuMemSetAccess = [](CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
         return CUDA_SUCCESS;
     };
@@ -80,14 +83,44 @@ DriverTable make_driver() {
     return d;
 }
 
+// Half of the inputs are taken as they are; from the others, well-formed calls are made, so that
+// the fuzzer reaches what lies behind the header.
+std::vector<uint8_t> stream_of(const uint8_t* data, size_t size) {
+    if (!size || data[0] & 1) return {data, data + size};
+    constexpr uint16_t kFirst = static_cast<uint16_t>(wire::Internal::first);
+    constexpr uint16_t kInternals = static_cast<uint16_t>(wire::Internal::last) - kFirst;
+    wire::Writer out;
+    for (size_t at = 1; at + 4 <= size;) {
+        const uint16_t number = static_cast<uint16_t>(data[at] | data[at + 1] << 8);
+        const size_t payload = std::min<size_t>(data[at + 2], size - at - 4);
+        const uint8_t flags = data[at + 3];
+        const bool internal = flags & 2;
+        const auto call =
+            static_cast<uint16_t>(internal ? kFirst + number % kInternals : number % kCallCount);
+        const uint64_t bulk = flags >> 3;
+        at += 4;
+        out.put(wire::CallHeader{call, static_cast<uint16_t>(bulk ? wire::kBulk : 0),
+                                 static_cast<uint32_t>(payload), flags & 4u, 1});
+        if (bulk) out.put(bulk);
+        out.raw(data + at, payload);
+        at += payload;
+        for (uint64_t i = 0; i < bulk; ++i) out.put(uint8_t{0});
+    }
+    const auto* bytes = reinterpret_cast<const uint8_t*>(out.data());
+    return {bytes, bytes + out.size()};
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static const DriverTable driver = make_driver();
     int ends[2];
-    if (size > 65536 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return 0;
+    const std::vector<uint8_t> stream = stream_of(data, size);
+    if (stream.size() > 65536 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return 0;
     // Replies nobody reads must not block the worker: the reading end is closed for them.
-    if (::send(ends[1], data, size, MSG_NOSIGNAL) != static_cast<ssize_t>(size)) std::abort();
+    if (::send(ends[1], stream.data(), stream.size(), MSG_NOSIGNAL) !=
+        static_cast<ssize_t>(stream.size()))
+        std::abort();
     ::shutdown(ends[1], SHUT_RDWR);
     Device device(driver);
     Options options;

@@ -2,7 +2,6 @@
 #include <sys/socket.h>
 
 #include <cerrno>
-
 #include <random>
 #include <thread>
 
@@ -19,7 +18,9 @@ using namespace carrel::wire;
 
 namespace {
 
-std::span<const std::byte> view(const Writer& w) { return {w.data(), w.size()}; }
+std::span<const std::byte> view(const Writer& w) {
+    return {w.data(), w.size()};
+}
 
 template <class F>
 bool malformed(F function) {
