@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -121,7 +122,10 @@ def _slice(arguments: argparse.Namespace) -> None:
 
 def _show_slice(state: SliceState, arguments: argparse.Namespace) -> str:
     if arguments.json:
-        return json.dumps(dataclasses.asdict(state), indent=None if arguments.watch else 2)
+        values = dataclasses.asdict(state)
+        if math.isinf(state.expires_at):
+            values["expires_at"] = None  # JSON has no infinity
+        return json.dumps(values, indent=None if arguments.watch else 2)
     if arguments.list_gpus:
         return f"GPU 0: {state.name} (UUID: {state.uuid})"
     if arguments.query_gpu:

@@ -14,6 +14,7 @@ import time
 import psutil
 import pytest
 
+from remote_gpu.agent import workers
 from remote_gpu.agent.node import Node, worker_environment
 from tests.agent.support import KEY, Client, eventually
 
@@ -102,6 +103,18 @@ async def test_a_worker_that_does_not_end_is_killed(
     await eventually(lambda: not node.workers, "it is killed")
     assert 2.5 < time.monotonic() - started < 5
     assert "enough (killed by signal 9)" in logs.text
+    await client.close()
+
+
+async def test_a_worker_whose_driver_hangs_is_killed(
+    node: Node, monkeypatch: pytest.MonkeyPatch, logs: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "_READY_S", 0.5)
+    node._command = ["sh", "-c", "sleep 60"]
+    client = await Client.connect(node.port)
+    assert await client.line() == ""  # an error, not a hang
+    await eventually(lambda: not node.workers, "it is killed")
+    assert "its driver did not come up within 0.5 s" in logs.text
     await client.close()
 
 
