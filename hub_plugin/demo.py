@@ -35,7 +35,7 @@ RESTARTS_A_MINUTE = 5
 SIZES = [
     {"name": "quarter", "label": "Quarter", "share": 4},
     {"name": "half", "label": "Half", "share": 2},
-    {"name": "whole", "label": "Whole GPU", "share": 1},
+    {"name": "whole", "label": "Whole", "share": 1},
 ]
 
 
