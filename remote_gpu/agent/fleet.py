@@ -29,6 +29,7 @@ _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 2.0
 _CONNECT_S = 10.0
 _DEFAULT_HEARTBEAT_S = 2.0
+_LAST_WORDS_S = 1.0
 _MAX_PENDING = 1024
 _OPTIONS = [
     # A broker that comes back must find its nodes within seconds, whatever it was like before.
@@ -78,6 +79,9 @@ class FleetClient:
                 reason = f"{error.code().name}: {error.details()}"
             except (OSError, TimeoutError) as error:
                 reason = str(error) or "timed out"
+            except Exception as error:  # the node must go on serving what it has admitted
+                log.exception("broker at %s: internal error", self._address)
+                reason = repr(error)
             if self.connected.is_set():
                 retry_s, told = _FIRST_RETRY_S, ""
                 self.connected.clear()
@@ -99,21 +103,30 @@ class FleetClient:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             stub = fleet_pb2_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
             stream = stub.Connect(metadata=self._metadata)
-            talking = [
+            reading = asyncio.create_task(self._read(stream))
+            tasks = [
+                reading,
                 asyncio.create_task(self._send(stream)),
                 asyncio.create_task(self._report()),
             ]
             try:
-                async for message in stream:
-                    self._receive(message)
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if reading not in done:  # what broke the sending shows best in the reading
+                    await asyncio.wait([reading], timeout=_LAST_WORDS_S)
+                for task in (reading, *done):
+                    if task.done() and not task.cancelled():
+                        task.result()
             finally:
-                stream.cancel()
-                for task in talking:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*talking, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
+                stream.cancel()
+
+    async def _read(self, stream: Any) -> None:
+        async for message in stream:
+            self._receive(message)
 
     async def _send(self, stream: Any) -> None:
-        """Sends what is due; when the stream breaks, so does the reading of it."""
         while True:
             await stream.write(await self._outgoing.get())
 

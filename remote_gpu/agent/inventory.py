@@ -133,8 +133,8 @@ def measured_use() -> dict[str, tuple[int, float]]:
         if nvml is None:
             return use
         for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
             with contextlib.suppress(nvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
                 memory = nvml.nvmlDeviceGetMemoryInfo(handle)
                 rates = nvml.nvmlDeviceGetUtilizationRates(handle)
                 uuid = nvml.nvmlDeviceGetUUID(handle)

@@ -163,6 +163,26 @@ async def test_a_lease_expires_by_the_nodes_own_clock(broker: Broker, connect: C
         await program.close()
 
 
+async def test_a_fault_of_the_agent_costs_a_stream_not_the_node(
+    broker: Broker,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = await connect(broker)
+    with broker.client("ada") as ada:
+        lease = await take(ada)
+        program = await attach(ada, lease)
+        with monkeypatch.context() as broken:
+            broken.setattr(FleetClient, "_measure", lambda *_: 1 / 0)
+            await eventually(lambda: "ZeroDivisionError" in caplog.text, "it is logged")
+            assert await program.ask("still") == "still"
+        await asyncio.to_thread(broker_eventually, ada.sessions, "it reports again", 10)
+        assert list(node.leases) == [lease.id]
+        assert await program.ask("on") == "on"
+        await program.close()
+
+
 async def test_a_wrong_node_token(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,7 +110,7 @@ async def test_a_worker_whose_driver_hangs_is_killed(
     node: Node, monkeypatch: pytest.MonkeyPatch, logs: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(workers, "_READY_S", 0.5)
-    node._command = ["sh", "-c", "sleep 60"]
+    node._command = ["sh", "-c", "exec sleep 60"]
     client = await Client.connect(node.port)
     assert await client.line() == ""  # an error, not a hang
     await eventually(lambda: not node.workers, "it is killed")
