@@ -42,6 +42,7 @@ CUresult check(CUdevice device) {
 
 // Destroys everything in the primary context, on both sides.
 CUresult reset_primary() {
+    forget_mirrors();
     memory_forget_all();
     handles().erase_context(wire::kPrimaryContext);
     // The answer itself, not the sticky error that it ends.
@@ -57,6 +58,7 @@ CUresult reset_primary() {
 CUresult create(CUcontext* out, unsigned int flags, CUdevice device) {
     if (const CUresult bad = check(device)) return bad;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
+    work.streams.store(true, std::memory_order_relaxed);
     Context* context = make_context(0, false);
     context->flags = flags;
     const CUresult result = ask(
@@ -283,7 +285,8 @@ CUresult CUDAAPI cuCtxSynchronize_v2(CUcontext ctx) {
     const Context* context = find_context(ctx);
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
     trace(Call::cuCtxSynchronize_v2, true);
-    return ask(
+    const CUresult result = ask(
         static_cast<uint16_t>(Call::cuCtxSynchronize), context->wire, [](wire::Writer&) {},
         [](CUresult, wire::Reader&) {});
+    return result == CUDA_SUCCESS && mirrors_exist() ? collect_mirrors() : result;
 }

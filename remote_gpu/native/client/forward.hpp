@@ -8,6 +8,7 @@
 
 #include "client/context.hpp"
 #include "client/handles.hpp"
+#include "client/mirror.hpp"
 #include "client/session.hpp"
 #include "client/trace.hpp"
 #include "client/work.hpp"
@@ -36,7 +37,7 @@ inline uint64_t name_of(CUstream stream) {
         name = Handles::name(stream);
         if (handles().kind(static_cast<uint32_t>(name)) != Kind::stream) throw BadHandle{};
     }
-    note_work(name);
+    note_work();
     return name;
 }
 
@@ -59,6 +60,7 @@ inline uint64_t name_of(CUcontext context) {
 
 template <class H>
 H mint(void* object = nullptr) {
+    if constexpr (kKindOf<H> == Kind::stream) work.streams.store(true, std::memory_order_relaxed);
     const uint32_t name = handles().create(kKindOf<H>, object, current_context_name());
     return name ? Handles::handle<H>(name) : nullptr;
 }
@@ -110,6 +112,9 @@ CUresult post(Call call, E&& encode) {
     trace(call, false);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
+    if (touches_memory(call) && mirrors_exist()) {
+        if (const CUresult bad = publish_mirrors()) return bad;
+    }
     return session().post(static_cast<uint16_t>(call), context, encode);
 }
 
@@ -145,7 +150,9 @@ CUresult ask(Call call, E&& encode, A&& answer) {
     trace(call, true);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
-    return ask(static_cast<uint16_t>(call), context, encode, answer);
+    const CUresult result = ask(static_cast<uint16_t>(call), context, encode, answer);
+    if (result == CUDA_SUCCESS && completes_work(call) && mirrors_exist()) return collect_mirrors();
+    return result;
 }
 
 template <class E, class A>

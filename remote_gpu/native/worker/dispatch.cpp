@@ -32,10 +32,28 @@ bool quiet_call(Call call) {
     }
 }
 
+// Calls that name a stream without giving it work.
+bool only_looks(Call call) {
+    switch (call) {
+        case Call::cuStreamQuery:
+        case Call::cuStreamSynchronize:
+        case Call::cuStreamDestroy_v2:
+        case Call::cuStreamGetPriority:
+        case Call::cuStreamGetFlags:
+        case Call::cuStreamGetId:
+        case Call::cuStreamGetAttribute:
+        case Call::cuStreamSetAttribute:
+            return true;
+        default:
+            return false;
+    }
+}
+
 }  // namespace
 
 void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& out) {
     try {
+        untouched_ = false;
         if (number >= static_cast<uint16_t>(wire::Internal::first)) {
             dispatch_internal(static_cast<wire::Internal>(number), in, bulk, out);
             return;
@@ -46,6 +64,7 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
         const DriverTable& driver = driver_;
         const CUdevice device = device_.device;
         stream_used_ = false;
+        untouched_ = only_looks(call);
         if (call == Call::cuStreamDestroy_v2) forget_stream(in);
         switch (call) {
 #include "worker_dispatch.inc"
@@ -64,7 +83,6 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
 void Server::forget_stream(wire::Reader in) {
     if (const auto* entry = objects_.find(in.get<uint64_t>(), Tag::stream)) {
         activity_.forget(static_cast<CUstream>(entry->handle));
-        destroying_ = true;
     }
 }
 

@@ -16,6 +16,7 @@ void Outbox::send(wire::Frame kind, uint32_t reply, std::span<const std::byte> b
 
 void Outbox::fail(Call call, CUresult error) {
     CARREL_DEBUG("%s failed: %d", call_name(call), static_cast<int>(error));
+    if (told_.exchange(true)) return;
     wire::Writer body;
     body.put(static_cast<uint16_t>(call));
     body.put(static_cast<int32_t>(error));
@@ -39,6 +40,7 @@ void Outbox::stream_reply(uint32_t reply, uint64_t size,
                           const std::function<void(const Write&)>& fill) {
     const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::reply), 0, reply, size};
     const std::lock_guard lock(mutex_);
+    told_ = false;
     bool first = true;
     bytes_.fetch_add(sizeof header + size, std::memory_order_relaxed);
     fill([&](const void* data, size_t part) {

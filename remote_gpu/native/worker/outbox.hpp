@@ -20,6 +20,8 @@ class Outbox {
     explicit Outbox(wire::Channel& channel) : channel_(channel) {}
 
     void send(wire::Frame kind, uint32_t reply, std::span<const std::byte> body);
+    // A pipelined call failed. Told once until the next reply: the client keeps only the first, and
+    // a flood that nobody reads would block both sides.
     void fail(Call call, CUresult error);
     void host_call(uint64_t ticket, CUresult result);
     void end(std::string_view reason);
@@ -34,6 +36,7 @@ class Outbox {
     std::mutex mutex_;
     wire::Channel& channel_;
     std::atomic<uint64_t> bytes_{0};
+    std::atomic<bool> told_{false};
 };
 
 // The answer to one call. A pipelined call has number 0: then only its failure is reported.

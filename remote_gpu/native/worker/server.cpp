@@ -29,8 +29,7 @@ Server::Server(Device& device, const Options& options, int client_fd)
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);
     objects_.on_stream = [this](CUstream stream) {
         stream_used_ = true;
-        if (!destroying_) activity_.touch(context_, stream);
-        destroying_ = false;
+        if (!untouched_) activity_.touch(context_, stream);
     };
     objects_.per_thread_stream = [this] {
         CUstream& stream = per_thread_[context_name_];

@@ -101,7 +101,7 @@ class Server {
     uint32_t context_name_ = 0;
     CUcontext context_ = nullptr;
     bool stream_used_ = false;
-    bool destroying_ = false;  // the stream that the call names
+    bool untouched_ = false;  // the call gives its stream no work
     std::atomic<bool> ended_{false};
     std::mutex reason_mutex_;
     std::string reason_;
