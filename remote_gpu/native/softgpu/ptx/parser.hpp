@@ -92,6 +92,7 @@ class Parser {
     syntax::Module module_;
     syntax::Function* function_ = nullptr;
     std::vector<Scope> scopes_;
+    bool in_call_ = false;
     std::vector<std::unique_ptr<std::string>> owned_names_;  // keys of scopes that no text holds
 };
 

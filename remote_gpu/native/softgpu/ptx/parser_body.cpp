@@ -182,6 +182,7 @@ void Parser::instruction() {
     if (opcode.kind != TokenKind::word)
         fail("Parsing error near '" + std::string(opcode.text) + "': syntax error");
     result.opcode = opcode.text;
+    in_call_ = opcode.text == "call";  // elsewhere parentheses are constant expressions
     if (token_.is(':') && result.guard == syntax::kNoIndex) {
         take();
         return label(opcode.text);
@@ -284,7 +285,7 @@ Operand Parser::primary() {
         result.negated = !result.negated;
         return result;
     }
-    if (token_.is('{') || token_.is('(')) {
+    if (token_.is('{') || (token_.is('(') && in_call_)) {
         const bool is_vector = take().is('{');
         result.kind = is_vector ? Operand::Kind::vector : Operand::Kind::list;
         const char close = is_vector ? '}' : ')';
