@@ -25,13 +25,17 @@ void add(LinkState& state, CUjitInputType type, std::string data, const char* na
         case CU_JIT_INPUT_PTX:
             break;
         case CU_JIT_INPUT_FATBINARY:
-        case CU_JIT_INPUT_OBJECT:
-        case CU_JIT_INPUT_LIBRARY:
-        case CU_JIT_INPUT_CUBIN:
             require(data.size() >= 64, CUDA_ERROR_INVALID_IMAGE);
-            if (type == CU_JIT_INPUT_FATBINARY) break;
-            state.options.error(
-                label + " holds machine code of NVIDIA GPUs; the software GPU links PTX only");
+            break;
+        case CU_JIT_INPUT_LIBRARY:
+            // Libraries serve undefined symbols only. What libcudadevrt.a has, the engine has too;
+            // a symbol that is nowhere else is named by cuLinkComplete.
+            state.options.info(label + " holds machine code of NVIDIA GPUs and was left out\n");
+            return;
+        case CU_JIT_INPUT_OBJECT:
+        case CU_JIT_INPUT_CUBIN:
+            state.options.error(label +
+                                " is machine code of NVIDIA GPUs; the software GPU links PTX only");
             throw Failure(CUDA_ERROR_NO_BINARY_FOR_GPU);
         default:
             state.options.error(label +
