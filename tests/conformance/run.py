@@ -87,10 +87,16 @@ def module_of(path: Path) -> str:
     return f"numba.cuda.tests.{path.parent.name}.{path.stem}"
 
 
+def argument_of(test: str) -> str:
+    """What selects a test (``cudapy/test_x.py::Class::method``) with pytest's ``--pyargs``."""
+    file, _, rest = test.partition("::")
+    return f"{module_of(Path(file))}::{rest}"
+
+
 def run_pytest(
     target: Target, arguments: list[str], record: Path, seconds: float
 ) -> tuple[int | None, str]:
-    """One pytest process. Its exit status (None: it hung and was ended) and the end of its output."""
+    """One pytest process: its exit status (None: it hung and was ended) and its last output."""
     command = [
         *target.prefix,
         sys.executable,
