@@ -2,6 +2,7 @@
 
 #include "client/forward.hpp"
 #include "client/memory.hpp"
+#include "client/mirror.hpp"
 #include "cuda_functions.hpp"
 
 namespace carrel::client {
@@ -28,13 +29,26 @@ void put_copy(wire::Writer& w, CUdeviceptr pointer, size_t bytes, CUstream strea
 }  // namespace
 
 CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
-    const Context* context = current_context();
-    if (!context) return no_context();
+    if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
     if (!bytes) return CUDA_SUCCESS;
-    if (!from || !plausible(to, bytes) || in_arena(reinterpret_cast<CUdeviceptr>(from))) {
-        return CUDA_ERROR_INVALID_VALUE;
+    const auto source = reinterpret_cast<uint64_t>(from);
+    if (!from || !plausible(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    if (mirrors_exist()) {
+        // In stream order the worker's copy of mirrored memory is the true one.
+        if (const auto mirror = find_mirror(source)) {
+            const CUdeviceptr there = mirror->device + (source - mirror->host);
+            return cuMemcpyDtoDAsync_v2(to, there, bytes, stream);
+        }
+        if (const CUresult bad = publish_mirrors()) return bad;
     }
+    if (in_arena(source)) return CUDA_ERROR_INVALID_VALUE;
+    return send_in(to, from, bytes, stream);
+}
+
+CUresult send_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    const Context* context = current_context();
+    if (!context) return no_context();
     const auto number = static_cast<uint16_t>(wire::Internal::copy_in);
     const auto encode = [&](wire::Writer& w) {
         put_copy(w, to, bytes, stream);
@@ -55,13 +69,29 @@ CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream
 }
 
 CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
-    const Context* context = current_context();
-    if (!context) return no_context();
+    if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
     if (!bytes) return session().settle(CUDA_SUCCESS);
-    if (!to || !plausible(from, bytes) || in_arena(reinterpret_cast<CUdeviceptr>(to))) {
-        return CUDA_ERROR_INVALID_VALUE;
+    const auto target = reinterpret_cast<uint64_t>(to);
+    if (!to || !plausible(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    if (!mirrors_exist()) {
+        if (in_arena(target)) return CUDA_ERROR_INVALID_VALUE;
+        return fetch_out(to, from, bytes, stream);
     }
+    if (const auto mirror = find_mirror(target)) {
+        const CUdeviceptr there = mirror->device + (target - mirror->host);
+        const CUresult result = cuMemcpyDtoDAsync_v2(there, from, bytes, stream);
+        return result ? result : cuStreamSynchronize(stream);
+    }
+    if (in_arena(target)) return CUDA_ERROR_INVALID_VALUE;
+    if (const CUresult bad = publish_mirrors()) return bad;
+    if (const CUresult bad = fetch_out(to, from, bytes, stream)) return bad;
+    return collect_mirrors();
+}
+
+CUresult fetch_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    const Context* context = current_context();
+    if (!context) return no_context();
     Pending pending;
     pending.sink = to;
     pending.sink_size = bytes;

@@ -10,6 +10,9 @@ namespace carrel::client {
 CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream);
 // The destination is complete when it returns.
 CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream);
+// The same without asking whose memory it is.
+CUresult send_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream);
+CUresult fetch_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream);
 // Between any two addresses.
 CUresult copy_any(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream);
 

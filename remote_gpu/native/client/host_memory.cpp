@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "client/forward.hpp"
+#include "client/mirror.hpp"
 #include "cuda_functions.hpp"
 
 namespace carrel::client {
@@ -33,6 +34,14 @@ CUresult CUDAAPI cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) 
     if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
     if (!pp || !bytesize || (Flags & ~7u)) return CUDA_ERROR_INVALID_VALUE;
+    if (Flags & kCU_MEMHOSTALLOC_DEVICEMAP) {
+        uint64_t base = 0;
+        if (const CUresult bad = create_mirror(bytesize, MirrorKind::mapped, &base)) return bad;
+        const std::lock_guard lock(mutex);
+        ranges[base] = {base, bytesize, Flags, false};
+        *pp = reinterpret_cast<void*>(base);
+        return CUDA_SUCCESS;
+    }
     void* at = mmap(nullptr, bytesize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     const auto base = reinterpret_cast<uint64_t>(at);
@@ -51,8 +60,10 @@ CUresult CUDAAPI cuMemFreeHost(void* p) {
     const std::lock_guard lock(mutex);
     const auto range = ranges.find(reinterpret_cast<uint64_t>(p));
     if (range == ranges.end() || range->second.registered) return CUDA_ERROR_INVALID_VALUE;
-    munmap(p, range->second.size);
+    const HostRange gone = range->second;
     ranges.erase(range);
+    if (gone.flags & kCU_MEMHOSTALLOC_DEVICEMAP) return drop_mirror(gone.base, MirrorKind::mapped);
+    munmap(p, gone.size);
     return CUDA_SUCCESS;
 }
 
@@ -68,6 +79,9 @@ CUresult CUDAAPI cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Fla
          std::prev(after)->first + std::prev(after)->second.size > base)) {
         return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
     }
+    if (Flags & kCU_MEMHOSTREGISTER_DEVICEMAP) {
+        if (const CUresult bad = register_mirror(p, bytesize)) return bad;
+    }
     ranges[base] = {base, bytesize, Flags, true};
     return CUDA_SUCCESS;
 }
@@ -78,7 +92,10 @@ CUresult CUDAAPI cuMemHostUnregister(void* p) {
     if (range == ranges.end() || !range->second.registered) {
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
     }
+    const HostRange gone = range->second;
     ranges.erase(range);
+    if (gone.flags & kCU_MEMHOSTREGISTER_DEVICEMAP)
+        return drop_mirror(gone.base, MirrorKind::registered);
     return CUDA_SUCCESS;
 }
 
@@ -90,13 +107,26 @@ CUresult CUDAAPI cuMemHostGetFlags(unsigned int* pFlags, void* p) {
     return CUDA_SUCCESS;
 }
 
-// Kernels cannot reach this process' memory.
-CUresult CUDAAPI cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void*, unsigned int) {
-    if (pdptr) *pdptr = 0;
-    return unsupported(Call::cuMemHostGetDevicePointer_v2);
+// Only memory that was allocated or registered as mapped has an address on the device.
+CUresult CUDAAPI cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void* p, unsigned int Flags) {
+    if (!pdptr || Flags) return CUDA_ERROR_INVALID_VALUE;
+    *pdptr = 0;
+    const auto host = reinterpret_cast<uint64_t>(p);
+    const auto mirror = find_mirror(host);
+    if (!mirror) return CUDA_ERROR_INVALID_VALUE;
+    *pdptr = mirror->device + (host - mirror->host);
+    return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr* dptr, size_t, unsigned int) {
-    if (dptr) *dptr = 0;
-    return unsupported(Call::cuMemAllocManaged);
+CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, unsigned int flags) {
+    trace(Call::cuMemAllocManaged, false);
+    if (!current_context()) return no_context();
+    if (const CUresult bad = session().status()) return bad;
+    if (!dptr || !bytesize) return CUDA_ERROR_INVALID_VALUE;
+    if (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST)
+        return CUDA_ERROR_INVALID_VALUE;
+    uint64_t base = 0;
+    const CUresult result = create_mirror(bytesize, MirrorKind::managed, &base);
+    if (result == CUDA_SUCCESS) *dptr = base;
+    return result;
 }

@@ -208,6 +208,11 @@ CUresult CUDAAPI cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t Wi
 
 CUresult CUDAAPI cuMemFree_v2(CUdeviceptr dptr) {
     trace(Call::cuMemFree_v2, false);
+    if (mirrors_exist() && dptr) {
+        const auto mirror = find_mirror(dptr);
+        if (mirror && mirror->kind == MirrorKind::managed)
+            return drop_mirror(dptr, MirrorKind::managed);
+    }
     return free_device(dptr);
 }
 
@@ -225,6 +230,11 @@ CUresult CUDAAPI cuMemGetInfo_v2(size_t* free, size_t* total) {
 
 CUresult CUDAAPI cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr dptr) {
     if (const CUresult bad = session().status()) return bad;
+    if (const auto mirror = find_mirror(dptr)) {
+        if (pbase) *pbase = mirror->device;
+        if (psize) *psize = mirror->size;
+        return CUDA_SUCCESS;
+    }
     const auto range = find_device(dptr);
     if (!range) return CUDA_ERROR_NOT_FOUND;
     if (pbase) *pbase = range->base;

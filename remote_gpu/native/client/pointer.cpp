@@ -15,11 +15,19 @@ struct Pointer {
     CUdeviceptr address;
     std::optional<DeviceRange> device;
     std::optional<HostRange> host;
+    std::optional<MirrorRange> mirror;
 
-    explicit Pointer(CUdeviceptr at) : address(at), device(find_device(at)) {
-        if (!device) host = find_host(at);
+    explicit Pointer(CUdeviceptr at)
+        : address(at), device(find_device(at)), mirror(find_mirror(at)) {
+        if (mirror && mirror->kind != MirrorKind::managed) device.reset();
+        if (!device) host = find_host(mirror ? mirror->host : at);
     }
     bool known() const { return device || host; }
+    // Into the mirror, by whichever of its addresses was given.
+    uint64_t offset() const {
+        const uint64_t at = address - mirror->host;
+        return at < mirror->size ? at : address - mirror->device;
+    }
 };
 
 template <class T>
@@ -37,13 +45,16 @@ CUresult query(const Pointer& p, CUpointer_attribute attribute, void* data) {
         case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
             return answer<unsigned int>(data, p.device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST);
         case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+            if (p.mirror) return answer<uint64_t>(data, p.mirror->device + p.offset());
             if (!p.device) return CUDA_ERROR_INVALID_VALUE;
             return answer(data, p.address);
         case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+            if (p.mirror) return answer<uint64_t>(data, p.mirror->host + p.offset());
             if (!p.host) return CUDA_ERROR_INVALID_VALUE;
             return answer(data, p.address);
-        case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
         case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+            return answer<char>(data, p.mirror && p.mirror->kind == MirrorKind::managed);
+        case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
         case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
         case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
             return answer<char>(data, 0);
