@@ -100,7 +100,8 @@ class FleetClient:
             credentials = grpc.ssl_channel_credentials(self._certificate)
             channel = grpc.aio.secure_channel(self._address, credentials, _OPTIONS)
         async with channel:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            async with asyncio.timeout(_CONNECT_S):
+                await channel.channel_ready()
             stub = fleet_pb2_grpc.FleetStub(channel)  # type: ignore[no-untyped-call]
             stream = stub.Connect(metadata=self._metadata)
             reading = asyncio.create_task(self._read(stream))
@@ -138,7 +139,9 @@ class FleetClient:
             with contextlib.suppress(asyncio.QueueFull):
                 self._outgoing.put_nowait(pb.AgentMessage(report=self._measure(use)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._node.changed.wait(), self._heartbeat_s)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._node.changed.wait()
 
     # --- what the broker says -------------------------------------------------------------------
 

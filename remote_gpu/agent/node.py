@@ -26,6 +26,7 @@ from .workers import Worker
 log = logging.getLogger("carrel.agent")
 
 _EXPIRY_CHECK_S = 0.5
+_CLOSE_S = 4.0
 #: Ended leases whose holders are still told why; the oldest is forgotten first.
 MAX_FORMER = 1024
 # What a worker gets of the agent's environment. Everything else may hold secrets.
@@ -223,13 +224,15 @@ class Node:
         workers = list(self.workers.values())
         for lease in list(self.leases):
             self.revoke(lease, reason)
-        gone = asyncio.gather(*(worker.gone.wait() for worker in workers))
         try:
-            await asyncio.wait_for(gone, 4)
+            async with asyncio.timeout(_CLOSE_S):
+                for worker in workers:
+                    await worker.gone.wait()
         except TimeoutError:
             for worker in workers:
                 worker.kill()
-            await asyncio.gather(*(worker.gone.wait() for worker in workers))
+            for worker in workers:
+                await worker.gone.wait()
 
 
 def worker_environment(base: Mapping[str, str]) -> dict[str, str]:

@@ -183,6 +183,18 @@ async def test_a_fault_of_the_agent_costs_a_stream_not_the_node(
         await program.close()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_stop_just_as_a_session_ends(node: Node, turns: int) -> None:
+    reporting = asyncio.create_task(FleetClient(node, "127.0.0.1:1", "token")._report())
+    await asyncio.sleep(0.1)
+    node.changed.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reporting.cancel()
+    await asyncio.wait([reporting], timeout=1)
+    assert reporting.cancelled()
+
+
 async def test_a_wrong_node_token(
     broker: Broker, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
