@@ -1,8 +1,4 @@
-"""Takes the README's pictures from a running demo, in Chromium: ``make screenshots``.
-
-Starts a demo of its own on a free port, with other people's slices in it, so that the pictures show
-a pool that is used; ends it afterwards.
-"""
+"""Takes the README's pictures from a running demo, in a real Chromium: ``make screenshots``."""
 
 from __future__ import annotations
 
@@ -10,56 +6,51 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import expect
+
 ROOT = Path(__file__).parents[1]
-IMAGES = Path(__file__).parent / "images"
+IMAGES = ROOT / "docs" / "images"
+SIZE = {"width": 1200, "height": 800}
+SPAWN_SIZE = {"width": 1200, "height": 640}
 sys.path.insert(0, str(ROOT))
 
-from tests.support.browser import Visitor, chromium  # noqa: E402
-from tests.support.demo import Demo, eventually  # noqa: E402
-
-# Device pixels per CSS pixel: pictures stay sharp on a dense screen.
-SCALE = 1.5
+from tests.support.browser import chromium, log_in, run_notebook, start  # noqa: E402
+from tests.support.demo import Demo  # noqa: E402
 
 
 def take(demo: Demo) -> None:
-    """Writes ``spawn.png``, ``mandelbrot.png`` and ``pool.png``."""
-    for user, vram_mib, tflops in (("ben", 4096, 10), ("cleo", 3072, 6)):
-        demo.broker.create_lease(vram_mib, tflops, user=user, ttl_s=600)
+    """The spawn page while others hold slices, and the Mandelbrot notebook, run."""
+    # So that the page shows a pool in use.
+    demo.broker.create_lease(4096, 10.0, user="ben", server_name="pictures")
+    demo.broker.create_lease(2048, 5.0, user="cleo", server_name="pictures")
     with chromium() as browser:
-        ada = Visitor(browser, demo.url, width=1100, height=720, scale=SCALE)
-        ada.log_in("ada", demo.password)
-        ada.spawn_page()
-        ada.size("Quarter").check()
-        ada.page.screenshot(path=IMAGES / "spawn.png")
-        ada.start()
-        ada.page.wait_for_url(f"{demo.url}/user/ada/lab**")
-        notebook = ada.open_notebook("2-mandelbrot.ipynb")
-        ada.run_all(notebook)
-        # Code and picture together.
-        notebook.locator(".jp-CodeCell").nth(2).evaluate("cell => cell.scrollIntoView()")
-        ada.page.wait_for_timeout(500)
-        ada.page.screenshot(path=IMAGES / "mandelbrot.png")
-
-        admin = Visitor(browser, demo.url, width=1100, height=760, scale=SCALE)
-        admin.log_in("admin", demo.password)
-        eventually(demo.broker.sessions, "the notebook's session is reported")
-        admin.page.goto(f"{demo.url}/services/gpu/")
-        admin.row("Sessions", "2-mandelbrot.ipynb").wait_for()
-        admin.page.screenshot(path=IMAGES / "pool.png")
+        page = browser.new_page(viewport=SIZE, device_scale_factor=1.5)
+        log_in(page, demo.url, "ada", demo.password)
+        page.goto(f"{demo.url}/hub/spawn")
+        expect(page.get_by_role("radio", name="Quarter")).to_be_checked()
+        page.screenshot(path=IMAGES / "spawn.png", clip={"x": 0, "y": 0, **SPAWN_SIZE})
+        start(page, "Quarter")
+        panel = run_notebook(page, "2-mandelbrot.ipynb", cells=5)
+        pictures = panel.locator(".jp-OutputArea img")
+        expect(pictures).to_have_count(2)
+        pictures.first.scroll_into_view_if_needed()
+        page.keyboard.press("Control+b")  # the file browser makes room
+        page.wait_for_timeout(1500)
+        pictures.first.evaluate("image => image.scrollIntoView({block: 'end'})")
+        page.wait_for_timeout(500)
+        page.screenshot(path=IMAGES / "mandelbrot.png")
 
 
 def main() -> None:
-    """The script."""
-    IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as directory:
-        demo = Demo(Path(directory))
+    """Runs a demo of its own, so that the pictures always look the same."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="carrel-pictures-") as directory:
+        demo = Demo(Path(directory), "--gpus=2")
         try:
             take(demo)
         finally:
-            demo.broker.close()
             demo.stop()
-    for picture in sorted(IMAGES.glob("*.png")):
-        print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} KiB")
+    print(f"Wrote {IMAGES / 'spawn.png'} and {IMAGES / 'mandelbrot.png'}")
 
 
 if __name__ == "__main__":

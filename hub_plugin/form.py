@@ -119,7 +119,7 @@ def render(
         quota=quota,
         chosen=chosen(options, offers, allow_custom),
         custom_vram=options.get(VRAM, sizes[0].slice.vram_mib if sizes else 1024),
-        custom_tflops=options.get(TFLOPS, sizes[0].slice.tflops if sizes else 1),
+        custom_tflops=_plain(options.get(TFLOPS, sizes[0].slice.tflops if sizes else 1)),
         largest_mib=largest,
         denial=denial,
         trouble=trouble,
@@ -128,3 +128,8 @@ def render(
             "without": WITHOUT_BUTTON,
         },
     )  # fmt: skip
+
+
+def _plain(number: Any) -> str:
+    """A number as a person types it: 5, not 5.0."""
+    return f"{number:.12g}" if isinstance(number, int | float) else str(number)

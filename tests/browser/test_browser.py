@@ -63,7 +63,7 @@ def test_a_student_draws_the_mandelbrot_set(
     start(page, "Quarter")
     panel = run_notebook(page, "2-mandelbrot.ipynb", cells=5)
     expect(panel.locator(".jp-OutputArea img")).to_have_count(2)
-    expect(panel.get_by_text("of the pixels are the same")).to_be_visible()
+    expect(panel.locator(".jp-OutputArea", has_text="of the pixels are the same")).to_be_visible()
     expect(panel.locator(".jp-RenderedText[data-mime-type*=stderr]")).to_have_count(0)
     (session,) = eventually(demo.broker.sessions, "the session is reported")
     assert (session.user, session.name) == ("ada", "2-mandelbrot.ipynb")

@@ -39,7 +39,7 @@ print(cuda.current_context().get_memory_info()[1] >> 20, "MiB")
 def test_a_slice_from_the_form_to_its_release(demo: Demo, login: Login) -> None:
     ada = login("ada")
     page = ada.form()
-    for text in ("No GPU", "Quarter", "2,048 MiB", "5 TFLOPS", "8,192 MiB of 8,192 MiB"):
+    for text in ("No GPU", "Quarter", "2,048 MiB", "5 TFLOPS", "8,192 of 8,192 MiB"):
         assert text in page
     answer = ada.submit(gpu="quarter")
     assert "/spawn-pending/" in str(answer.url)

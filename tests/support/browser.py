@@ -1,8 +1,4 @@
-"""A person at a browser: Chromium on the hub's pages and in JupyterLab.
-
-Says how things are found on the pages, for the browser tests and for the README's pictures; what
-must be true of them is the tests' business.
-"""
+"""A person at a real Chromium: what the browser tests and the README's pictures have in common."""
 
 from __future__ import annotations
 
@@ -10,23 +6,20 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Servers, JupyterLab and kernels start while this is waited for, on a busy machine.
-PATIENCE_MS = 120_000
+SYSTEM_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_MS = 90_000
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium, else the one that Playwright brought; headless."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
+    """The system's Chromium, or Playwright's own where there is none."""
+    path = next((found for name in SYSTEM_CHROMIUM if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         try:
             yield browser
@@ -34,105 +27,35 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-@dataclass
-class Visitor:
-    """One person with cookies of their own; ``errors`` collects what their pages complained of."""
+def log_in(page: Page, url: str, name: str, password: str) -> None:
+    """From the login page to where the hub leads."""
+    page.goto(f"{url}/hub/login?next=/hub/home")
+    page.fill("#username_input", name)
+    page.fill("#password_input", password)
+    page.click("#login_submit")
+    page.wait_for_url(re.compile("/hub/home"))
 
-    browser: Browser
-    url: str
-    width: int = 1280
-    height: int = 900
-    scale: float = 1
-    scheme: Literal["light", "dark"] = "light"
-    context: BrowserContext = field(init=False)
-    page: Page = field(init=False)
-    errors: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.context = self.browser.new_context(
-            viewport={"width": self.width, "height": self.height},
-            device_scale_factor=self.scale,
-            color_scheme=self.scheme,
-        )
-        self.context.set_default_timeout(PATIENCE_MS)
-        self.page = self.context.new_page()
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+def start(page: Page, size: str) -> None:
+    """From the spawn page, with the named size, to JupyterLab."""
+    page.get_by_role("radio", name=size).check()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url(re.compile(r"/user/.*/lab"), timeout=PATIENCE_MS)
+    expect(page.locator(".jp-DirListing-item").first).to_be_visible(timeout=PATIENCE_MS)
 
-    def close(self) -> None:
-        self.context.close()
 
-    def log_in(self, name: str, password: str, then: str = "/hub/home") -> None:
-        """By the hub's login page; ends at the path ``then``."""
-        self.page.goto(f"{self.url}/hub/login?next={then}")
-        self.page.fill("#username_input", name)
-        self.page.fill("#password_input", password)
-        self.page.click("#login_submit")
-        self.page.wait_for_url(f"{self.url}{then}")
-
-    # ---- the spawn page ----------------------------------------------------------------------
-
-    def spawn_page(self) -> Locator:
-        """Opens the spawn page; returns the form."""
-        self.page.goto(f"{self.url}/hub/spawn")
-        form = self.page.locator("#spawn_form")
-        expect(form.get_by_role("group", name="GPU")).to_be_visible()
-        return form
-
-    def card(self, name: str) -> Locator:
-        """A size's card, by what it says first: ``No GPU``, ``Quarter``, ``Custom``…"""
-        title = self.page.locator(".carrel-name").get_by_text(name, exact=True)
-        return self.page.locator(".carrel-card").filter(has=title)
-
-    def size(self, name: str) -> Locator:
-        """The radio button on a card."""
-        return self.card(name).get_by_role("radio")
-
-    def start(self) -> None:
-        """Sends the form."""
-        self.page.get_by_role("button", name="Start", exact=True).click()
-
-    # ---- the broker's page -------------------------------------------------------------------
-
-    def row(self, section: str, text: str) -> Locator:
-        """The row of a table on the GPU page that says ``text``."""
-        return (
-            self.page.get_by_role("region", name=section).get_by_role("row").filter(has_text=text)
-        )
-
-    # ---- JupyterLab --------------------------------------------------------------------------
-
-    def open_notebook(self, path: str) -> Locator:
-        """Opens a notebook of one's running server in JupyterLab, with its kernel ready."""
-        self.page.goto(f"{self.url}/user-redirect/lab/tree/{path}")
-        expect(self.page.locator("#jp-main-statusbar")).to_have_text(
-            re.compile(rf"Python 3.*\| Idle.*{re.escape(path)}"), timeout=PATIENCE_MS
-        )
-        return self.page.locator(".jp-NotebookPanel:visible")
-
-    def run_all(self, notebook: Locator, until: str | None = None) -> None:
-        """*Run → Run All Cells*, and waits until every code cell has run, or until there is an
-        output of the MIME type ``until``."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        if until is not None:
-            notebook.locator(f"[data-mime-type='{until}']").first.wait_for()
-            return
-        for prompt in notebook.locator(".jp-CodeCell .jp-InputArea-prompt").all():
-            expect(prompt).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE_MS)
-
-    def picture(self, output: Locator) -> dict[str, Any]:
-        """Size of an image on the page and how many different colours it has."""
-        found: dict[str, Any] = output.evaluate(
-            """async (image) => {
-              await image.decode();
-              const canvas = document.createElement("canvas");
-              canvas.width = image.naturalWidth;
-              canvas.height = image.naturalHeight;
-              const pen = canvas.getContext("2d");
-              pen.drawImage(image, 0, 0);
-              const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
-              const colours = new Set(new Uint32Array(data.buffer));
-              return { width: canvas.width, height: canvas.height, colours: colours.size };
-            }"""
-        )
-        return found
+def run_notebook(page: Page, file: str, cells: int) -> Locator:
+    """Opens a notebook of the file browser, runs all of it; returns its panel."""
+    page.locator(".jp-DirListing-item", has_text=file).dblclick()
+    panel = page.locator(f'.jp-NotebookPanel:has([title*="{file}"]), .jp-NotebookPanel').last
+    expect(panel.locator(".jp-Cell").first).to_be_visible(timeout=PATIENCE_MS)
+    # Run before the kernel is there, and JupyterLab asks which kernel is meant.
+    expect(page.locator("#jp-bottom-panel, #jp-main-statusbar").first).to_contain_text(
+        "Python 3 (ipykernel) | Idle", timeout=PATIENCE_MS
+    )
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(panel.locator(".jp-InputPrompt", has_text=f"[{cells}]:")).to_be_visible(
+        timeout=PATIENCE_MS
+    )
+    return panel
