@@ -14,6 +14,7 @@ using Kind = Operand::Kind;
 namespace {
 
 constexpr std::size_t kMaxLocalBytes = std::size_t{512} << 10;
+constexpr unsigned kReservedRegisters = 6;  // what ptxas spends on addresses and the stack pointer
 constexpr std::uint32_t kPredicatesPerChunk = 16;  // one 64-byte line of the frame
 
 std::uint64_t align_up(std::uint64_t value, std::uint64_t align) {
@@ -41,59 +42,6 @@ Handler resize_from(unsigned to, bool sign) {
     }
 }
 
-const std::unordered_map<std::string_view, std::uint32_t>& special_places() {
-    static const std::unordered_map<std::string_view, std::uint32_t> places{
-        {"%tid.x", kTidX},
-        {"%tid.y", kTidY},
-        {"%tid.z", kTidZ},
-        {"%tid.w", kTidW},
-        {"%ntid.x", kNtidX},
-        {"%ntid.y", kNtidY},
-        {"%ntid.z", kNtidZ},
-        {"%ntid.w", kNtidW},
-        {"%ctaid.x", kCtaidX},
-        {"%ctaid.y", kCtaidY},
-        {"%ctaid.z", kCtaidZ},
-        {"%ctaid.w", kCtaidW},
-        {"%nctaid.x", kNctaidX},
-        {"%nctaid.y", kNctaidY},
-        {"%nctaid.z", kNctaidZ},
-        {"%nctaid.w", kNctaidW},
-        {"%laneid", kLaneId},
-        {"%warpid", kWarpId},
-        {"%nwarpid", kNWarpId},
-        {"%smid", kSmId},
-        {"%nsmid", kNSmId},
-        {"%lanemask_eq", kLanemaskEq},
-        {"%lanemask_le", kLanemaskLe},
-        {"%lanemask_lt", kLanemaskLt},
-        {"%lanemask_ge", kLanemaskGe},
-        {"%lanemask_gt", kLanemaskGt},
-        {"%dynamic_smem_size", kDynamicSharedSize},
-        {"%total_smem_size", kTotalSharedSize},
-        {"%aggr_smem_size", kTotalSharedSize},
-        {"%envreg1", kEnvreg1},
-        {"%envreg2", kEnvreg2},
-        {"%gridid", kGridId64},
-        // A cluster is one block here.
-        {"%clusterid.x", kCtaidX},
-        {"%clusterid.y", kCtaidY},
-        {"%clusterid.z", kCtaidZ},
-        {"%nclusterid.x", kNctaidX},
-        {"%nclusterid.y", kNctaidY},
-        {"%nclusterid.z", kNctaidZ},
-        {"%cluster_ctaid.x", kZero},
-        {"%cluster_ctaid.y", kZero},
-        {"%cluster_ctaid.z", kZero},
-        {"%cluster_nctaid.x", kOne},
-        {"%cluster_nctaid.y", kOne},
-        {"%cluster_nctaid.z", kOne},
-        {"%cluster_ctarank", kZero},
-        {"%cluster_nctarank", kOne},
-    };
-    return places;
-}
-
 }  // namespace
 
 Handler resize_handler(unsigned from, unsigned to, bool sign) {
@@ -110,8 +58,19 @@ Handler resize_handler(unsigned from, unsigned to, bool sign) {
 }
 
 Decoder::Decoder(const syntax::Function& function, const ModuleNames& names,
-                 std::vector<SharedVariable>& shared)
-    : function_(function), names_(names), shared_(shared) {}
+                 std::vector<SharedVariable>& shared, const RegisterPlan* plan)
+    : function_(function), names_(names), shared_(shared), plan_(plan) {}
+
+FunctionCode decode(const syntax::Function& function, const ModuleNames& names,
+                    std::vector<SharedVariable>& shared) {
+    // Once to learn which registers each instruction touches, once more with places that they
+    // share.
+    std::vector<SharedVariable> discarded = shared;
+    Decoder trial(function, names, discarded, nullptr);
+    (void)trial.run();
+    const RegisterPlan plan = plan_registers(function, trial.touches());
+    return Decoder(function, names, shared, &plan).run();
+}
 
 void Decoder::fail(const std::string& message) const {
     throw SyntaxError(in_ != nullptr ? in_->line : function_.line, message);
@@ -219,23 +178,31 @@ void Decoder::declare_variables() {
     code_.param_bytes = static_cast<std::uint32_t>(align_up(param, 16));
 }
 
+// Temporaries live within one instruction of the text; the next one uses the same places again.
 std::uint32_t Decoder::temporary(unsigned width) {
+    Temporaries& all = temporaries_[width];
+    if (all.used == all.places.size()) all.places.push_back(new_place(width));
+    return all.places[all.used++];
+}
+
+std::uint32_t Decoder::new_place(unsigned width) {
+    // Predicates (width 0) have 32 bits for all lanes together, in a line of their own.
     const std::uint32_t place = code_.frame_bytes;
-    code_.frame_bytes += width * kLanes;
+    code_.frame_bytes += width == 0 ? 64 : width * kLanes;
     return place | kFrame;
 }
 
-std::uint32_t Decoder::slot(std::uint32_t reg, bool) {
-    std::uint32_t& place = slots_[reg];
-    if (place != kNoOperand) return place;
-    const Type type = function_.registers[reg].type;
-    if (type != Type::pred) return place = temporary(width_of(type));
-    if (predicates_used_ % kPredicatesPerChunk == 0) {
-        predicate_chunk_ = code_.frame_bytes;
-        code_.frame_bytes += 64;
+std::uint32_t Decoder::slot(std::uint32_t reg, bool write) {
+    if (!touches_.empty()) touches_.back().push_back({reg, write});
+    const unsigned width = width_of(function_.registers[reg].type);
+    const std::uint32_t number = plan_ == nullptr ? reg : plan_->places[reg];
+    const auto [found, fresh] = slots_.try_emplace({width, number}, 0);
+    if (fresh && width != 0) found->second = new_place(width);
+    if (fresh && width == 0) {
+        if (predicates_used_ % kPredicatesPerChunk == 0) predicate_chunk_ = new_place(0);
+        found->second = predicate_chunk_ + predicates_used_++ % kPredicatesPerChunk * 4;
     }
-    place = predicate_chunk_ + predicates_used_++ % kPredicatesPerChunk * 4;
-    return place;
+    return found->second;
 }
 
 std::uint32_t Decoder::constant(std::uint64_t low, unsigned width, std::uint64_t high) {
@@ -289,11 +256,7 @@ std::uint32_t Decoder::predicate_source(std::size_t i, std::uint8_t negate_flag)
 }
 
 std::uint32_t Decoder::predicate_dest(const Operand& to) {
-    if (to.kind == Kind::sink) {
-        const std::uint32_t place = code_.frame_bytes;
-        code_.frame_bytes += 64;
-        return place;
-    }
+    if (to.kind == Kind::sink) return temporary(0);
     if (!is_predicate(to)) fail("The destination must be a predicate");
     return slot(to.index, true);
 }
@@ -373,41 +336,6 @@ std::uint32_t Decoder::symbol_address(const Operand& from, Type type) {
     code_.pool.resize(code_.pool.size() + std::size_t{width} * kLanes);
     code_.pool_symbols.push_back(symbol);
     return static_cast<std::uint32_t>(symbol.offset) | kPool;
-}
-
-std::uint32_t Decoder::special(std::string_view name, Type type) {
-    const unsigned width = width_of(type);
-    const auto found = special_places().find(name);
-    if (found != special_places().end()) {
-        const unsigned own = found->second == kGridId64 ? 8 : 4;
-        return resized(special_operand(found->second), own, width, false);
-    }
-    if (name.starts_with("%envreg") || name.starts_with("%pm") || name == "%is_explicit_cluster" ||
-        name.starts_with("%reserved_smem"))
-        return resized(special_operand(kZero), 4, width, false);
-    Inst read;
-    unsigned own = 8;
-    if (name == "%clock64") {
-        read.run = &read_clock64;
-    } else if (name == "%globaltimer") {
-        read.run = &read_globaltimer;
-    } else {
-        own = 4;
-        if (name == "%clock" || name == "%clock_lo")
-            read.run = &read_clock32;
-        else if (name == "%clock_hi")
-            read.run = &read_clock_hi;
-        else if (name == "%globaltimer_lo")
-            read.run = &read_globaltimer_lo;
-        else if (name == "%globaltimer_hi")
-            read.run = &read_globaltimer_hi;
-        else
-            fail("Unknown symbol '" + std::string(name) + "'");
-    }
-    read.d = temporary(own);
-    read.flags |= kSpinHint;
-    emit_before(read);
-    return resized(read.d, own, width, false);
 }
 
 std::uint32_t Decoder::source(const Operand& from, Type type) {
@@ -534,6 +462,8 @@ std::uint32_t Decoder::label_target(const Operand& operand) const {
 
 void Decoder::decode_one(const syntax::Instruction& instruction) {
     in_ = &instruction;
+    for (auto& each : temporaries_) each.second.used = 0;
+    touches_.emplace_back();
     inst = Inst{};
     inst.line = instruction.line;
     if (instruction.guard != syntax::kNoIndex) {
@@ -546,7 +476,7 @@ void Decoder::decode_one(const syntax::Instruction& instruction) {
     after_.clear();
     static constexpr bool (*kFamilies[])(Decoder&) = {
         decode_move,    decode_integer, decode_float, decode_memory, decode_compare, decode_control,
-        decode_convert, decode_bits,    decode_half,  decode_atomic, decode_warp,
+        decode_convert, decode_bits,    decode_half,  decode_atomic, decode_warp,    decode_matrix,
     };
     for (const auto family : kFamilies) {
         if (!family(*this)) continue;
@@ -575,7 +505,6 @@ FunctionCode Decoder::run() {
     code_.name = function_.name;
     code_.is_entry = function_.is_entry;
     code_.linkage = function_.linkage;
-    slots_.assign(function_.registers.size(), kNoOperand);
     layout_parameters();
     declare_variables();
     for (const syntax::Instruction& instruction : function_.instructions) {
@@ -590,7 +519,7 @@ FunctionCode Decoder::run() {
     end.line = function_.instructions.empty() ? function_.line : function_.instructions.back().line;
     code_.code.push_back(end);
     finish_branches();
-    for (const std::uint32_t place : slots_) code_.registers += place != kNoOperand;
+    code_.registers = plan_ == nullptr ? 0 : plan_->pressure + kReservedRegisters;
     return std::move(code_);
 }
 

@@ -12,6 +12,7 @@
 
 #include "softgpu/ptx/code.hpp"
 #include "softgpu/ptx/lexer.hpp"
+#include "softgpu/ptx/registers.hpp"
 #include "softgpu/ptx/syntax.hpp"
 
 namespace carrel::softgpu::ptx {
@@ -33,10 +34,13 @@ struct ModuleNames {
 
 class Decoder {
   public:
+    /// Without a plan every register has a place of its own.
     Decoder(const syntax::Function& function, const ModuleNames& names,
-            std::vector<SharedVariable>& shared);
+            std::vector<SharedVariable>& shared, const RegisterPlan* plan);
     /// Decodes the whole function. Throws SyntaxError.
     FunctionCode run();
+    /// After `run`: what each instruction read and wrote.
+    const std::vector<std::vector<Touch>>& touches() const { return touches_; }
 
     // --- for the families, about the instruction at hand ---
     const syntax::Instruction& in() const { return *in_; }
@@ -82,7 +86,12 @@ class Decoder {
     FunctionCode& code() { return code_; }
 
   private:
+    struct Temporaries {
+        std::vector<std::uint32_t> places;
+        std::size_t used = 0;
+    };
     void declare_variables();
+    std::uint32_t new_place(unsigned width);
     void layout_parameters();
     void decode_one(const syntax::Instruction& instruction);
     std::uint32_t slot(std::uint32_t reg, bool write);
@@ -99,7 +108,10 @@ class Decoder {
     const syntax::Instruction* in_ = nullptr;
     std::vector<Type> types_;
     std::vector<Inst> after_;
-    std::vector<std::uint32_t> slots_;  // by register; kNoOperand: not placed yet
+    const RegisterPlan* plan_;
+    std::map<std::pair<unsigned, std::uint32_t>, std::uint32_t> slots_;  // by width and number
+    std::map<unsigned, Temporaries> temporaries_;                        // by width
+    std::vector<std::vector<Touch>> touches_;
     std::vector<std::uint32_t>
         variable_places_;  // by variable: local offset, param offset, shared index
     std::vector<std::uint32_t> parameter_places_;
@@ -110,6 +122,10 @@ class Decoder {
     std::uint32_t predicates_used_ = 0;
     std::uint32_t predicate_chunk_ = 0;
 };
+
+/// Decodes a function with its registers packed. Throws SyntaxError.
+FunctionCode decode(const syntax::Function& function, const ModuleNames& names,
+                    std::vector<SharedVariable>& shared);
 
 // The families: each returns false if the opcode is not one of its own.
 bool decode_integer(Decoder& d);

@@ -90,7 +90,7 @@ Result<Module> parse(std::string_view text) {
             }
             defined.push_back(function.name);
             try {
-                FunctionCode code = Decoder(function, names, impl->shared).run();
+                FunctionCode code = decode(function, names, impl->shared);
                 if (function.is_entry) impl->kernels.push_back(describe(module, function, code));
                 impl->functions.push_back(std::move(code));
             } catch (const SyntaxError& error) {
