@@ -210,3 +210,27 @@ def test_nothing_is_left_behind_when_interrupted() -> None:
         time.sleep(0.05)
     assert [pid for pid in family if psutil.pid_exists(pid)] == []
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_what_kernels_print_appears_on_the_programs_own_streams() -> None:
+    out, err = run(
+        """
+        @cuda.jit
+        def hello(a):
+            print("hello from thread", cuda.threadIdx.x, a[0])
+        hello[1, 2](cuda.to_device(np.full(1, 7.5)))
+        cuda.synchronize()
+        print("after", flush=True)
+        poke[1, 1](cuda.to_device(np.zeros(4)), 1 << 40)
+        try:
+            cuda.synchronize()
+        except cuda.cudadrv.driver.CudaAPIError:
+            os._exit(0)
+        """
+    )
+    assert out.splitlines() == [
+        "hello from thread 0 7.500000",
+        "hello from thread 1 7.500000",
+        "after",
+    ]
+    assert "illegal global memory access" in err

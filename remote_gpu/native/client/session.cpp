@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <thread>
@@ -315,6 +316,14 @@ void Session::read_frame() {
                         handler = host_call_;
                     }
                     if (handler) handler(ticket, result);
+                    break;
+                }
+                case wire::Frame::output: {
+                    // As CUDA prints: through this process's own standard streams.
+                    std::FILE* const out = in.get<uint16_t>() == 2 ? stderr : stdout;
+                    const std::string text = in.text();
+                    std::fwrite(text.data(), 1, text.size(), out);
+                    std::fflush(out);
                     break;
                 }
                 case wire::Frame::end:

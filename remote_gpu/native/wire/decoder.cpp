@@ -41,7 +41,7 @@ std::optional<CallView> decode_call(std::span<const std::byte> data, size_t* nee
 
 void check_frame(const FrameHeader& header) {
     if (header.kind < static_cast<uint16_t>(Frame::snapshot) ||
-        header.kind > static_cast<uint16_t>(Frame::end)) {
+        header.kind > static_cast<uint16_t>(Frame::output)) {
         throw Malformed("a frame has an unknown kind");
     }
     const bool reply = header.kind == static_cast<uint16_t>(Frame::reply);

@@ -9,6 +9,14 @@
 
 namespace carrel {
 
+namespace {
+int descriptor = STDERR_FILENO;
+}
+
+void log_to(int fd) {
+    if (fd >= 0) descriptor = fd;
+}
+
 bool log_enabled(LogLevel level) {
     static const LogLevel lowest = [] {
         const char* wanted = std::getenv("CARREL_LOG");
@@ -31,8 +39,7 @@ void log(LogLevel level, const char* format, ...) {
     if (size > static_cast<int>(sizeof line) - 2) size = static_cast<int>(sizeof line) - 2;
     line[size++] = '\n';
     // One write, so that lines of several processes do not mix.
-    [[maybe_unused]] const ssize_t written =
-        ::write(STDERR_FILENO, line, static_cast<size_t>(size));
+    [[maybe_unused]] const ssize_t written = ::write(descriptor, line, static_cast<size_t>(size));
 }
 
 }  // namespace carrel

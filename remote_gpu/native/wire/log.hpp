@@ -6,6 +6,8 @@ namespace carrel {
 
 enum class LogLevel { debug, info, warning };
 
+// Where the lines go; stderr unless set.
+void log_to(int descriptor);
 bool log_enabled(LogLevel level);
 void log(LogLevel level, const char* format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -45,11 +45,9 @@ enum class Internal : uint16_t {
     unmap,      // u64 address, u64 bytes: give back what one grow mapped, once it is idle
     copy_in,    // u64 device address, u64 bytes, u64 stream; data in the payload or as bulk
     copy_out,   // u64 device address, u64 bytes, u64 stream; reply: data, then i32 result
-    copy_shape,     // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
-    host_done,      // u64 ticket: the client has run the host function
-    reset,          // destroy and renew the primary context
-    function_info,  // u64 name: reply as of cuModuleGetFunction
-    context_facts,  // reply: facts of the current context
+    copy_shape,  // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
+    host_done,   // u64 ticket: the client has run the host function
+    reset,       // destroy and renew the primary context
     last,
 };
 
@@ -59,6 +57,7 @@ enum class Frame : uint16_t {
     error,         // u16 call, i32 CUresult: a pipelined call failed
     host_call,     // u64 ticket, i32 CUresult of the stream: run the host function with that number
     end,           // text: why the session ends
+    output,        // u16 stream (1: stdout, 2: stderr), text: what the driver has printed
 };
 
 struct FrameHeader {

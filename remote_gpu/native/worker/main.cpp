@@ -8,6 +8,7 @@
 
 #include "carrel_protocol.hpp"
 #include "wire/log.hpp"
+#include "worker/console.hpp"
 #include "worker/control.hpp"
 #include "worker/device.hpp"
 #include "worker/options.hpp"
@@ -25,8 +26,10 @@ int describe() {
 }
 
 int serve(const carrel::worker::Options& options) {
+    carrel::worker::Console console;  // before the driver is loaded: it prints to its streams
     carrel::worker::Device device(options);
     carrel::worker::Server server(device, options, options.client_fd);
+    server.forward(console);
     carrel::worker::Control control(options.control_fd, server);
     control.ready();
     const std::string reason = server.run();

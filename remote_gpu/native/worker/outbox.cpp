@@ -5,6 +5,7 @@
 namespace carrel::worker {
 
 void Outbox::send(wire::Frame kind, uint32_t reply, std::span<const std::byte> body) {
+    if (kind == wire::Frame::reply || kind == wire::Frame::error) forward_output();
     const wire::FrameHeader header{static_cast<uint16_t>(kind), 0, reply, body.size()};
     const iovec parts[2] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
                             {const_cast<std::byte*>(body.data()), body.size()}};
@@ -36,8 +37,19 @@ void Outbox::end(std::string_view reason) {
     send(wire::Frame::end, 0, {body.data(), body.size()});
 }
 
+void Outbox::forward_output() {
+    if (!console_) return;
+    console_->take([&](int stream, std::string_view text) {
+        wire::Writer body;
+        body.put(static_cast<uint16_t>(stream));
+        body.text(text);
+        send(wire::Frame::output, 0, {body.data(), body.size()});
+    });
+}
+
 void Outbox::stream_reply(uint32_t reply, uint64_t size,
                           const std::function<void(const Write&)>& fill) {
+    forward_output();
     const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::reply), 0, reply, size};
     const std::lock_guard lock(mutex_);
     told_ = false;

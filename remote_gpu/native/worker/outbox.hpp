@@ -12,6 +12,7 @@
 #include "wire/channel.hpp"
 #include "wire/protocol.hpp"
 #include "wire/writer.hpp"
+#include "worker/console.hpp"
 
 namespace carrel::worker {
 
@@ -25,6 +26,8 @@ class Outbox {
     void fail(Call call, CUresult error);
     void host_call(uint64_t ticket, CUresult result);
     void end(std::string_view reason);
+    // From now on, what the driver printed goes out ahead of each reply and error.
+    void forward(Console& console) { console_ = &console; }
 
     // A reply of `size` bytes in pieces: write(part) is called until all is out.
     using Write = std::function<bool(const void* data, size_t size)>;
@@ -33,8 +36,11 @@ class Outbox {
     uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
   private:
+    void forward_output();
+
     std::mutex mutex_;
     wire::Channel& channel_;
+    Console* console_ = nullptr;
     std::atomic<uint64_t> bytes_{0};
     std::atomic<bool> told_{false};
 };

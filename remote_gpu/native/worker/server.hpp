@@ -41,6 +41,9 @@ class Server {
     // Ends the session from another thread: the client is told why.
     void end(const std::string& reason);
 
+    // What the driver prints goes to the program's terminal.
+    void forward(Console& console) { outbox_.forward(console); }
+
     const Counters& counters() const { return counters_; }
     Activity& activity() { return activity_; }
     // What the device reports as used beyond this session's own allocations at its start.
