@@ -18,8 +18,7 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cuda import API, HEADER, Function, load
+from .cuda import API, HEADER, Function, load
 
 
 def defaults(functions: list[Function], per_thread: list[str]) -> str:
