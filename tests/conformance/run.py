@@ -122,8 +122,6 @@ def run_pytest(
         **target.environment,
         "CARREL_CONFORMANCE_RECORD": str(record),
         "PYTHONPATH": str(HERE),
-        "PYTHONWARNINGS": "ignore",
-        "NUMBA_CUDA_LOG_LEVEL": "CRITICAL",
     }
     with tempfile.TemporaryFile(mode="w+", errors="replace") as output:
         process = subprocess.Popen(
@@ -199,7 +197,12 @@ def run_file(target: Target, tests: list[str], directory: Path, label: str) -> l
 # What a failure's message says about its cause; the first that matches counts.
 CAUSES: tuple[tuple[str, str], ...] = (
     (r"not collected", "the test file needs a package that is not installed"),
-    (r"^exit status", "the test ended its process"),
+    (
+        r"BrokenProcessPool|No module named 'cuda\.tests|'cuda\.tests\.",
+        "pytest's importlib mode gives the test module a name that no other process can import",
+    ),
+    (r"^exit status", "the test ended its process, or took more than two minutes"),
+    (r"cuIpc", "memory shared between processes is not supported"),
     (r"(?i)nvjitlink|LTO", "needs nvJitLink or link-time optimisation"),
     (r"(?i)machine code of|NO_BINARY_FOR_GPU|cubin|fatbin", "needs machine code of a real GPU"),
     (r"CUDA_ERROR_NOT_SUPPORTED|NOT_SUPPORTED", "a driver function that is not supported"),

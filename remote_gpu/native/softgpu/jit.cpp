@@ -1,5 +1,6 @@
 // Images and their texts: what a program hands to the driver as code, and the logs it gets back.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -11,7 +12,9 @@
 namespace carrel::softgpu {
 namespace {
 
-constexpr std::string_view kUnitMark = "\n//  ---- carrel: next unit ----\n";
+// Comments in the text of a linked image, which stays PTX for whoever looks at it.
+constexpr std::string_view kUnitMark = "\n// ---- carrel: next unit ----\n";
+constexpr std::string_view kRegistersMark = "// carrel: registers at most ";
 
 [[noreturn]] void refuse(const JitOptions& options, CUresult code, const std::string& why) {
     options.error(why);
@@ -72,24 +75,29 @@ void JitOptions::error(std::string_view text) const {
     error_.write(text);
 }
 
-std::vector<std::string> ptx_of_image(const void* image, const JitOptions& options) {
+Image read_image(const void* image, const JitOptions& options) {
     require(image != nullptr);
     if (const auto fatbin = fatbin_of(image)) {
         std::string why;
-        if (auto text = ptx_of_fatbin(*fatbin, why)) return {std::move(*text)};
+        if (auto text = ptx_of_fatbin(*fatbin, why))
+            return {{std::move(*text)}, options.max_registers};
         refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU, why);
     }
-    if (std::strncmp(static_cast<const char*>(image), "\177ELF", 4) == 0)
+    const auto* const start = static_cast<const char*>(image);
+    if (std::strncmp(start, "\177ELF", 4) == 0)
         refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU,
                "the image is a cubin (machine code of an NVIDIA GPU); the software GPU executes "
                "PTX only. "
                "For numba-cuda, uninstall nvidia-nvjitlink so that it hands over PTX.");
-    std::vector<std::string> texts;
-    std::string_view rest(static_cast<const char*>(image));
+    Image read{{}, options.max_registers};
+    std::string_view rest(start);
+    if (rest.starts_with(kRegistersMark))
+        read.max_registers =
+            static_cast<unsigned>(std::strtoul(start + kRegistersMark.size(), nullptr, 10));
     for (;;) {
         const std::size_t end = rest.find(kUnitMark);
-        texts.emplace_back(rest.substr(0, end));
-        if (end == std::string_view::npos) return texts;
+        read.texts.emplace_back(rest.substr(0, end));
+        if (end == std::string_view::npos) return read;
         rest.remove_prefix(end + kUnitMark.size());
     }
 }
@@ -112,10 +120,12 @@ std::vector<ptx::Module> parse_units(std::span<const std::string> texts,
     return units;
 }
 
-std::string join_units(std::span<const std::string> texts) {
+std::string write_image(const Image& image) {
     std::string joined;
-    for (const std::string& text : texts) {
-        if (!joined.empty()) joined += kUnitMark;
+    if (image.max_registers > 0)
+        joined = std::string(kRegistersMark) + std::to_string(image.max_registers) + "\n";
+    for (const std::string& text : image.texts) {
+        if (&text != &image.texts.front()) joined += kUnitMark;
         joined += text;
     }
     return joined;

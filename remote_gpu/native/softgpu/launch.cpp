@@ -33,7 +33,7 @@ void check(const Function& function, const ptx::LaunchConfig& config) {
     require(block.x <= kBlockX && block.y <= kBlockY && block.z <= kBlockZ);
     const std::uint64_t threads = threads_of(block);
     require(threads <= kBlockThreads);
-    require(threads <= function.max_threads(), CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    require(threads <= function.max_threads());
     const auto& required = function.kernel.required_block;
     require(required[0] == 0 || (required[0] == block.x && std::max(required[1], 1u) == block.y &&
                                  std::max(required[2], 1u) == block.z));

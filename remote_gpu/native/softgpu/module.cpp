@@ -18,10 +18,10 @@ ptx::Program Module::link_units(std::span<const ptx::Module> units, const JitOpt
 }
 
 Module::Module(std::shared_ptr<Context> context, std::span<const ptx::Module> units,
-               const JitOptions& options)
+               unsigned max_registers, const JitOptions& options)
     : context_(std::move(context)),
       program_(link_units(units, options)),
-      max_registers_(options.max_registers) {
+      max_registers_(max_registers) {
     const auto variables = program_.variables();
     std::uint64_t total = 0;
     for (const ptx::Variable& variable : variables) {
@@ -140,9 +140,8 @@ std::shared_ptr<Function> function_of(const std::shared_ptr<Module>& module,
 
 std::shared_ptr<Module> Library::module_in(Context& context) {
     return context.library_module(this, [&] {
-        JitOptions options;
-        options.max_registers = max_registers;
-        auto module = std::make_shared<Module>(context.shared_from_this(), units, options);
+        auto module = std::make_shared<Module>(context.shared_from_this(), units, max_registers,
+                                               JitOptions());
         Runtime::get().modules.add(module);
         return module;
     });

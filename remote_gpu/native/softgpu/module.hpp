@@ -37,14 +37,19 @@ struct JitOptions {
     Log info_, error_;
 };
 
-/// The PTX texts of an image (text, fatbin, or what cuLinkComplete made). Throws Failure; says why
-/// in the log.
-[[nodiscard]] std::vector<std::string> ptx_of_image(const void* image, const JitOptions& options);
+/// What an image holds.
+struct Image {
+    std::vector<std::string> texts;  // PTX
+    unsigned max_registers = 0;      // set when it was linked; 0: any
+};
+/// Takes an image apart (text, fatbin, or what cuLinkComplete made). Throws Failure; says why in
+/// the log.
+[[nodiscard]] Image read_image(const void* image, const JitOptions& options);
 /// Parses the texts. Throws Failure(CUDA_ERROR_INVALID_PTX); says why in the log.
 [[nodiscard]] std::vector<ptx::Module> parse_units(std::span<const std::string> texts,
                                                    const JitOptions& options);
-/// One text that `ptx_of_image` takes apart again.
-[[nodiscard]] std::string join_units(std::span<const std::string> texts);
+/// One text that `read_image` takes apart again.
+[[nodiscard]] std::string write_image(const Image& image);
 [[nodiscard]] std::string read_file(const char* path);
 
 struct Function;
@@ -54,7 +59,7 @@ class Module {
   public:
     /// Links the units and places variables. Throws Failure; says why in the log.
     Module(std::shared_ptr<Context> context, std::span<const ptx::Module> units,
-           const JitOptions& options);
+           unsigned max_registers, const JitOptions& options);
     ~Module();
     Module(const Module&) = delete;
     Module& operator=(const Module&) = delete;

@@ -31,8 +31,9 @@ std::shared_ptr<Function> function_on(Kernel& kernel, CUdevice dev) {
 
 CUlibrary load(const void* code, const JitOptions& options) {
     auto library = std::make_shared<Library>();
-    library->units = parse_units(ptx_of_image(code, options), options);
-    library->max_registers = options.max_registers;
+    const Image image = read_image(code, options);
+    library->units = parse_units(image.texts, options);
+    library->max_registers = image.max_registers;
     auto program = ptx::link(library->units);
     if (!program) {
         options.error(ptx::format_log(program.log));

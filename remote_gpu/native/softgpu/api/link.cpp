@@ -42,7 +42,7 @@ void add(LinkState& state, CUjitInputType type, std::string data, const char* na
                                 " is of a type that the software GPU does not link; hand it PTX");
             throw Failure(CUDA_ERROR_NOT_SUPPORTED);
     }
-    std::vector<std::string> texts = ptx_of_image(data.c_str(), state.options);
+    std::vector<std::string> texts = read_image(data.c_str(), state.options).texts;
     for (const ptx::Module& unit : parse_units(texts, state.options)) (void)unit;
     const std::lock_guard lock(state.mutex);
     for (std::string& text : texts) state.texts.push_back(std::move(text));
@@ -89,7 +89,7 @@ CUresult cuLinkComplete(CUlinkState state, void** cubinOut, size_t* sizeOut) {
             link->options.error(ptx::format_log(linked.log));
             throw Failure(CUDA_ERROR_INVALID_PTX);
         }
-        link->image = join_units(link->texts);
+        link->image = write_image({link->texts, link->options.max_registers});
         *cubinOut = link->image.data();
         if (sizeOut) *sizeOut = link->image.size() + 1;  // with the NUL that ends a PTX image
     });

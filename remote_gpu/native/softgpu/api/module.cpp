@@ -12,9 +12,10 @@ using namespace carrel::softgpu;
 namespace {
 
 CUmodule load(Context& context, const void* image, const JitOptions& options) {
-    const auto units = parse_units(ptx_of_image(image, options), options);
+    const Image code = read_image(image, options);
+    const auto units = parse_units(code.texts, options);
     return Runtime::get().modules.add(
-        std::make_shared<Module>(context.shared_from_this(), units, options));
+        std::make_shared<Module>(context.shared_from_this(), units, code.max_registers, options));
 }
 
 std::shared_ptr<Module> find_module(CUmodule handle) {
