@@ -19,7 +19,14 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kKeepIdle = 64 * kMiB;  // of mapped memory, before it goes back to the slice
 constexpr uint64_t kStep = 32 * kMiB;      // mapped at once, so that small allocations stay local
-constexpr int kTries = 8;                  // address ranges proposed to the worker
+#ifdef __SANITIZE_THREAD__                 // lets a program use a few ranges only
+constexpr uint64_t kFirstHint = uint64_t{0x7e81} << 32;
+constexpr uint64_t kNextHint = uint64_t{1} << 36;
+#else
+constexpr uint64_t kFirstHint = uint64_t{0x10} << 40;
+constexpr uint64_t kNextHint = uint64_t{0x6} << 40;
+#endif
+constexpr int kTries = 8;  // address ranges proposed to the worker
 
 std::mutex mutex;  // guards everything below
 std::unique_ptr<Arena> arena;
@@ -36,7 +43,7 @@ CUresult establish() {
     while (bytes < 8 * limit && bytes < (uint64_t{1} << 40)) bytes *= 2;
     for (int i = 0; i < kTries; ++i) {
         // Far from where the system places libraries and heaps.
-        const uint64_t hint = (uint64_t{0x10} + 0x6 * static_cast<uint64_t>(i)) << 40;
+        const uint64_t hint = kFirstHint + kNextHint * static_cast<uint64_t>(i);
         void* at = mmap(reinterpret_cast<void*>(hint), bytes, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
         if (at == MAP_FAILED) continue;
