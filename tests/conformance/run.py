@@ -314,7 +314,7 @@ def main() -> int:
     if options.outcomes:
         options.outcomes.write_text(json.dumps([vars(o) for o in outcomes], indent=1))
     if options.write_sample:
-        chosen = sample(outcomes, size=150, seconds=45)
+        chosen = sample(outcomes, size=150, seconds=60)
         (HERE / "sample.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
     ran = [o for o in outcomes if o.ran]
     passed = sum(o.outcome == "passed" for o in ran)
