@@ -71,7 +71,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_allocation_beyond_the_slice() -> None:
-    out, _ = run(
+    out, err = run(
         """
         kept = cuda.to_device(np.arange(1 << 20, dtype=np.float32))
         try:
@@ -91,6 +91,8 @@ def test_allocation_beyond_the_slice() -> None:
     )
     error, smi = out.strip().splitlines()
     assert "OUT_OF_MEMORY" in error
+    assert "out of memory: 300.0 MiB asked for" in err
+    assert "of the slice's 256 MiB are free" in err
     shown = json.loads(smi)
     assert shown["vram_total_bytes"] == 256 << 20
     assert 4 << 20 <= shown["vram_used_bytes"] <= 256 << 20

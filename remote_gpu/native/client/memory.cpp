@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -104,6 +106,24 @@ CUresult grow(uint64_t bytes) {
     return result;
 }
 
+// Programs report the error's name alone: say the slice's numbers, at most once a second.
+void explain_out_of_memory(uint64_t bytes) {
+    using Clock = std::chrono::steady_clock;
+    static std::atomic<Clock::rep> last{0};
+    const Clock::rep now = Clock::now().time_since_epoch().count();
+    Clock::rep before = last.load();
+    if (before && now - before < Clock::duration(std::chrono::seconds(1)).count()) return;
+    if (!last.compare_exchange_strong(before, now)) return;
+    size_t free = 0, total = 0;
+    if (cuMemGetInfo_v2(&free, &total) != CUDA_SUCCESS) return;
+    CARREL_WARNING(
+        "out of memory: %.1f MiB asked for, %.1f of the slice's %.0f MiB are free (this program "
+        "has %.1f MiB allocated). Free arrays you no longer need, restart other notebooks of this "
+        "server, or start the server with a larger slice",
+        static_cast<double>(bytes) / kMiB, static_cast<double>(free) / kMiB,
+        static_cast<double>(total) / kMiB, static_cast<double>(used_device_bytes()) / kMiB);
+}
+
 }  // namespace
 
 bool in_arena(CUdeviceptr pointer) {
@@ -135,9 +155,14 @@ CUresult allocate_device(uint64_t bytes, CUdeviceptr* out) {
     }
     auto taken = arena->allocate(bytes);
     if (!taken) {
-        if (const CUresult bad = grow(bytes)) return bad;
-        taken = arena->allocate(bytes);
-        if (!taken) return CUDA_ERROR_OUT_OF_MEMORY;
+        const CUresult grown = grow(bytes);
+        if (grown == CUDA_SUCCESS) taken = arena->allocate(bytes);
+        if (!taken) {
+            lock.unlock();
+            if (grown && grown != CUDA_ERROR_OUT_OF_MEMORY) return grown;
+            explain_out_of_memory(bytes);
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        }
     }
     lock.unlock();
     // Another stream may still use what was freed here: wait, as CUDA's cuMemFree would have.
