@@ -24,7 +24,7 @@ if ! clang=$(find_clang); then
     clang=$(find_clang) || { echo "fuzz: no clang with libFuzzer; install clang and libclang-rt" >&2; exit 1; }
 fi
 build=build/native-fuzz
-cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCARREL_FUZZ=ON \
+cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" -DCARREL_FUZZ=ON \
     "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
 cmake --build "$build" --target fuzz_decoder

@@ -7,7 +7,7 @@ sanitize=${1:?sanitizers, for example address,undefined}
 build=build/native-${sanitize//,/-}
 launcher=()
 command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" \
     -DCARREL_TESTS=ON "-DCARREL_SANITIZE=$sanitize" "${launcher[@]}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
 cmake --build "$build"
