@@ -145,6 +145,110 @@ assert pynvml.nvmlDeviceGetMemoryInfo(device).total == before
     )
 
 
+def test_a_fork_amidst_other_threads_calls() -> None:
+    in_slice(
+        sys.executable,
+        "-c",
+        """
+import os, signal, threading, pynvml
+pynvml.nvmlInit()
+device = pynvml.nvmlDeviceGetHandleByIndex(0)
+done = threading.Event()
+def poll():
+    while not done.is_set():
+        pynvml.nvmlDeviceGetMemoryInfo(device)
+threads = [threading.Thread(target=poll) for _ in range(4)]
+for thread in threads:
+    thread.start()
+statuses = set()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        pynvml.nvmlDeviceGetMemoryInfo(device)
+        os._exit(0)
+    statuses.add(os.waitpid(child, 0)[1])
+done.set()
+for thread in threads:
+    thread.join()
+assert statuses == {0}, statuses
+""",
+    )
+
+
+def test_a_silent_node_costs_two_seconds_and_is_forgiven() -> None:
+    in_slice(
+        sys.executable,
+        "-c",
+        """
+import os, signal, time, pynvml
+pynvml.nvmlInit()
+device = pynvml.nvmlDeviceGetHandleByIndex(0)
+node = os.getppid()  # carrel-run, with the front door in it
+os.kill(node, signal.SIGSTOP)
+try:
+    time.sleep(0.2)  # beyond what may be answered from memory
+    began = time.monotonic()
+    try:
+        pynvml.nvmlDeviceGetMemoryInfo(device)
+    except pynvml.NVMLError_GpuIsLost:
+        pass
+    else:
+        raise AssertionError("an answer of a stopped node")
+    took = time.monotonic() - began
+    assert 1.5 < took < 4, took
+finally:
+    os.kill(node, signal.SIGCONT)
+time.sleep(0.6)  # a node that was silent is asked again after half a second
+assert pynvml.nvmlDeviceGetMemoryInfo(device).total == 512 << 20
+""",
+    )
+
+
+def test_the_device_by_every_way_to_write_its_bus_id() -> None:
+    in_slice(
+        sys.executable,
+        "-c",
+        """
+import pynvml
+pynvml.nvmlInit()
+device = pynvml.nvmlDeviceGetHandleByIndex(0)
+info = pynvml.nvmlDeviceGetPciInfo(device)
+domain, bus = info.busId.split(":", 1)
+for text in (info.busId, info.busIdLegacy, info.busId.lower(), f"{int(domain, 16):x}:{bus}", bus):
+    assert pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByPciBusId(text))
+for wrong, error in (("ffff:fe:1f.0", pynvml.NVMLError_NotFound),
+                     ("nonsense", pynvml.NVMLError_InvalidArgument)):
+    try:
+        pynvml.nvmlDeviceGetHandleByPciBusId(wrong)
+    except error:
+        pass
+    else:
+        raise AssertionError(wrong)
+assert pynvml.nvmlDeviceGetNumGpuCores(device) % 64 == 0
+""",
+    )
+
+
+def test_what_a_slice_cannot_know_it_does_not_invent() -> None:
+    out = in_slice(
+        sys.executable,
+        "-c",
+        """
+import pynvml
+pynvml.nvmlInit()
+device = pynvml.nvmlDeviceGetHandleByIndex(0)
+for name, more in (("Temperature", [0]), ("PersistenceMode", []), ("BAR1MemoryInfo", []),
+                   ("ClockInfo", [0]), ("MigMode", []), ("EccMode", []), ("MinorNumber", [])):
+    try:
+        print(name, getattr(pynvml, "nvmlDeviceGet" + name)(device, *more))
+    except pynvml.NVMLError_NotSupported:
+        pass
+""",
+    ).stdout
+    assert out == ""  # what is not supported printed nothing
+
+
 def test_without_a_slice_nvml_says_so() -> None:
     library = Path(__file__).resolve().parents[2] / "remote_gpu/lib/client/libnvidia-ml.so.1"
     env = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}

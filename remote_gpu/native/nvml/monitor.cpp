@@ -4,8 +4,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
 
 #include "carrel_protocol.hpp"
 #include "wire/endpoint.hpp"
@@ -13,10 +16,10 @@
 namespace carrel::nvml {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr auto kFresh = std::chrono::milliseconds(100);
 constexpr auto kRetry = std::chrono::milliseconds(500);
-constexpr auto kAnswer = std::chrono::seconds(2);
+constexpr auto kFirst = std::chrono::seconds(5);  // as long as the door gives a handshake
+constexpr auto kLater = std::chrono::seconds(2);
 constexpr uint32_t kMaxText = 64 * 1024;
 
 uint64_t number(const std::string& text) {
@@ -44,6 +47,8 @@ SliceState parse(const std::string& text) {
             state.driver_version = value;
         else if (key == "cuda_version")
             state.cuda_version = static_cast<int>(number(value));
+        else if (key == "multiprocessors")
+            state.multiprocessors = static_cast<int>(number(value));
         else if (key == "vram_total_bytes")
             state.total_bytes = number(value);
         else if (key == "vram_used_bytes")
@@ -70,7 +75,18 @@ SliceState parse(const std::string& text) {
 }
 
 Monitor& Monitor::instance() {
-    static Monitor* const monitor = new Monitor;  // never destroyed: exit handlers may still ask
+    static std::atomic<Monitor*> current{nullptr};
+    const pid_t self = getpid();
+    Monitor* monitor = current.load();
+    while (!monitor || monitor->owner_ != self) {
+        auto mine = std::unique_ptr<Monitor>(new Monitor(self));
+        Monitor* const before = monitor;
+        if (!current.compare_exchange_strong(monitor, mine.get())) continue;
+        // The parent's is never destroyed, as a thread of the parent may be amidst it; only the
+        // descriptor goes. Ours neither: exit handlers may still ask.
+        if (before && before->fd_ >= 0) close(before->fd_);
+        monitor = mine.release();
+    }
     return *monitor;
 }
 
@@ -88,65 +104,65 @@ std::string Monitor::error() {
 
 bool Monitor::refresh() {
     const auto now = Clock::now();
-    if (owner_ != getpid()) {  // after a fork the connection is the parent's
-        drop();
-        known_ = false;
-        tried_ = {};
-        owner_ = getpid();
-    }
     if (known_ && now - at_ < kFresh) return true;
+    const auto deadline = now + (met_ ? kLater : kFirst);
+    known_ = false;
     std::string text;
     for (int attempt = 0; attempt < 2; ++attempt) {
         if (fd_ < 0) {
             if (now - tried_ < kRetry) return false;
+            const auto left =
+                std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
             const wire::Connection connection = wire::connect(
-                wire::Purpose::monitor, wire::Credentials::from_environment(), kProtocolHash);
+                wire::Purpose::monitor, wire::Credentials::from_environment(), kProtocolHash, left);
             if (connection.fd < 0) {
                 error_ = connection.error;
-                known_ = false;
-                tried_ = Clock::now();
-                return false;
+                break;
             }
             fd_ = connection.fd;
         }
-        if (ask(text)) {
+        const Answer answer = ask(text, deadline);
+        if (answer == Answer::got) {
             state_ = parse(text);
-            known_ = true;
+            known_ = met_ = true;
             at_ = Clock::now();
             error_.clear();
             return true;
         }
-        drop();  // once more on a new connection: the node may have been restarted
+        drop();
+        error_ = "the GPU node does not answer";
+        // A lost connection is made once more, for the node may have been restarted; a node that
+        // is silent has had its time.
+        if (answer == Answer::late) break;
     }
-    error_ = "the GPU node does not answer";
-    known_ = false;
     tried_ = Clock::now();
     return false;
 }
 
-bool Monitor::ask(std::string& text) {
-    const auto deadline = Clock::now() + kAnswer;
+Monitor::Answer Monitor::ask(std::string& text, Clock::time_point deadline) {
     const auto receive = [&](void* data, size_t size) {
         auto* bytes = static_cast<char*>(data);
         while (size > 0) {
             const auto left =
                 std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
             pollfd entry{fd_, POLLIN, 0};
-            if (left.count() <= 0) return false;
+            if (left.count() <= 0) return Answer::late;
             const int ready = poll(&entry, 1, static_cast<int>(left.count()));
             if (ready < 0 && errno == EINTR) continue;
-            if (ready <= 0) return false;
+            if (ready == 0) return Answer::late;
+            if (ready < 0) return Answer::lost;
             const ssize_t n = recv(fd_, bytes, size, 0);
             if (n < 0 && errno == EINTR) continue;
-            if (n <= 0) return false;
+            if (n <= 0) return Answer::lost;
             bytes += n;
             size -= static_cast<size_t>(n);
         }
-        return true;
+        return Answer::got;
     };
     uint32_t size = 0;
-    if (send(fd_, "?", 1, MSG_NOSIGNAL) != 1) return false;
-    if (!receive(&size, sizeof size) || size > kMaxText) return false;
+    if (send(fd_, "?", 1, MSG_NOSIGNAL) != 1) return Answer::lost;
+    if (const Answer answer = receive(&size, sizeof size); answer != Answer::got) return answer;
+    if (size > kMaxText) return Answer::lost;
     text.resize(size);
     return receive(text.data(), size);
 }

@@ -19,10 +19,17 @@ enum Return {
     kUninitialized = 1,
     kInvalidArgument = 2,
     kNotSupported = 3,
+    kNoPermission = 4,
     kNotFound = 6,
     kInsufficientSize = 7,
     kDriverNotLoaded = 9,
+    kTimeout = 10,
+    kLibraryNotFound = 12,
+    kFunctionNotFound = 13,
     kGpuIsLost = 15,
+    kMemory = 23,
+    kNoData = 24,
+    kVersionMismatch = 25,
 };
 
 struct Memory {
@@ -114,23 +121,32 @@ int device_handle(void** device) {
     return kSuccess;
 }
 
-// NVML writes eight digits of domain, CUDA four; people mean the same by either.
-std::string long_bus_id(const std::string& id) {
-    const size_t colon = id.find(':');
-    return colon == 4 ? "0000" + id : id;
+struct BusId {
+    unsigned domain = 0, bus = 0, device = 0;
+    bool operator==(const BusId&) const = default;
+};
+
+// NVML writes eight digits of domain, CUDA four, people often none, and all mean the same.
+bool parse(const char* text, BusId& id) {
+    if (std::sscanf(text, "%x:%x:%x", &id.domain, &id.bus, &id.device) == 3) return true;
+    id.domain = 0;
+    return std::sscanf(text, "%x:%x", &id.bus, &id.device) == 2;
 }
 
 int pci_info(const void* device, void* out, bool with_long_id) {
     SliceState state;
+    BusId id;
     if (!out) return kInvalidArgument;
     if (const int error = state_of(device, state)) return error;
+    if (!parse(state.pci_bus_id.c_str(), id)) return kNotSupported;
     PciInfo info{};
-    const std::string id = long_bus_id(state.pci_bus_id);
-    std::sscanf(id.c_str(), "%x:%x:%x", &info.domain, &info.bus, &info.device);
+    info.domain = id.domain;
+    info.bus = id.bus;
+    info.device = id.device;
     std::snprintf(info.bus_id_legacy, sizeof info.bus_id_legacy, "%04X:%02X:%02X.0",
-                  info.domain & 0xFFFF, info.bus & 0xFF, info.device & 0xFF);
-    std::snprintf(info.bus_id, sizeof info.bus_id, "%08X:%02X:%02X.0", info.domain, info.bus & 0xFF,
-                  info.device & 0xFF);
+                  id.domain & 0xFFFF, id.bus & 0xFF, id.device & 0xFF);
+    std::snprintf(info.bus_id, sizeof info.bus_id, "%08X:%02X:%02X.0", id.domain, id.bus & 0xFF,
+                  id.device & 0xFF);
     std::memcpy(out, &info, with_long_id ? sizeof info : offsetof(PciInfo, bus_id));
     return kSuccess;
 }
@@ -197,14 +213,28 @@ NVML_EXPORT const char* nvmlErrorString(int result) {
             return "Invalid argument";
         case kNotSupported:
             return "Not supported on a slice";
+        case kNoPermission:
+            return "No permission";
         case kNotFound:
             return "Not found";
         case kInsufficientSize:
             return "The buffer is too small";
         case kDriverNotLoaded:
             return "No slice, or the GPU node cannot be reached";
+        case kTimeout:
+            return "Time limit exceeded";
+        case kLibraryNotFound:
+            return "The NVML library was not found";
+        case kFunctionNotFound:
+            return "The NVML library lacks this function";
         case kGpuIsLost:
             return "The GPU node does not answer";
+        case kMemory:
+            return "Not enough memory";
+        case kNoData:
+            return "No data";
+        case kVersionMismatch:
+            return "The structure has a version that this function does not know";
         default:
             return "Unknown error";
     }
@@ -272,8 +302,10 @@ NVML_EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char* id, void** device) 
     SliceState state;
     if (!id) return kInvalidArgument;
     if (const int error = any_state(state)) return error;
-    const bool same = !strcasecmp(long_bus_id(state.pci_bus_id).c_str(), long_bus_id(id).c_str());
-    return same ? device_handle(device) : int{kNotFound};
+    BusId asked, ours;
+    if (!parse(id, asked)) return kInvalidArgument;
+    return parse(state.pci_bus_id.c_str(), ours) && asked == ours ? device_handle(device)
+                                                                  : int{kNotFound};
 }
 NVML_EXPORT int nvmlDeviceGetHandleByPciBusId(const char* id, void** device) {
     return nvmlDeviceGetHandleByPciBusId_v2(id, device);
@@ -291,9 +323,6 @@ NVML_EXPORT int nvmlDeviceGetUUID(const void* device, char* uuid, unsigned lengt
 }
 NVML_EXPORT int nvmlDeviceGetIndex(const void* device, unsigned* index) {
     return constant(device, index, 0u);
-}
-NVML_EXPORT int nvmlDeviceGetMinorNumber(const void* device, unsigned* minor) {
-    return constant(device, minor, 0u);
 }
 NVML_EXPORT int nvmlDeviceGetBrand(const void* device, int* brand) {
     return constant(device, brand, 0);  // unknown
@@ -322,6 +351,19 @@ NVML_EXPORT int nvmlDeviceGetArchitecture(const void* device, unsigned* architec
     return kSuccess;
 }
 
+// Those of a whole multiprocessor of that capability (CUDA programming guide, arithmetic units for
+// 32-bit floating point) times the multiprocessors; a software GPU counts as what it stands in for.
+NVML_EXPORT int nvmlDeviceGetNumGpuCores(const void* device, unsigned* cores) {
+    SliceState state;
+    if (!cores) return kInvalidArgument;
+    if (const int error = state_of(device, state)) return error;
+    if (state.multiprocessors <= 0 || state.capability_major < 7) return kNotSupported;
+    const bool half =
+        state.capability_major == 7 || (state.capability_major == 8 && state.capability_minor == 0);
+    *cores = static_cast<unsigned>(state.multiprocessors) * (half ? 64 : 128);
+    return kSuccess;
+}
+
 NVML_EXPORT int nvmlDeviceGetPciInfo_v3(const void* device, void* pci) {
     return pci_info(device, pci, true);
 }
@@ -347,14 +389,6 @@ NVML_EXPORT int nvmlDeviceGetMemoryInfo_v2(const void* device, MemoryV2* memory)
     *memory = {memory->version, plain.total, 0, plain.free, plain.used};
     return kSuccess;
 }
-NVML_EXPORT int nvmlDeviceGetBAR1MemoryInfo(const void* device, Memory* memory) {
-    Memory plain{};
-    if (!memory) return kInvalidArgument;
-    if (const int error = nvmlDeviceGetMemoryInfo(device, &plain)) return error;
-    *memory = {plain.total, plain.total, 0};
-    return kSuccess;
-}
-
 NVML_EXPORT int nvmlDeviceGetUtilizationRates(const void* device, Utilization* utilization) {
     SliceState state;
     if (!utilization) return kInvalidArgument;
@@ -366,19 +400,12 @@ NVML_EXPORT int nvmlDeviceGetUtilizationRates(const void* device, Utilization* u
 NVML_EXPORT int nvmlDeviceGetComputeMode(const void* device, int* mode) {
     return constant(device, mode, 0);  // default: several processes
 }
-NVML_EXPORT int nvmlDeviceGetPersistenceMode(const void* device, int* mode) {
-    return constant(device, mode, 1);  // the node keeps the driver loaded
-}
 NVML_EXPORT int nvmlDeviceGetDisplayMode(const void* device, int* mode) {
     return constant(device, mode, 0);
 }
 NVML_EXPORT int nvmlDeviceGetDisplayActive(const void* device, int* active) {
     return constant(device, active, 0);
 }
-NVML_EXPORT int nvmlDeviceGetMultiGpuBoard(const void* device, unsigned* several) {
-    return constant(device, several, 0u);
-}
-
 NVML_EXPORT int nvmlDeviceGetComputeRunningProcesses(const void* device, unsigned* count,
                                                      ProcessV1* infos) {
     return processes(device, count, infos);

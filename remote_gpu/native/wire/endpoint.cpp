@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -18,7 +18,6 @@ namespace carrel::wire {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kLimit = std::chrono::seconds(5);
 
 std::string environment(const char* name) {
     const char* value = std::getenv(name);
@@ -67,7 +66,7 @@ std::string program_name() {
 // A socket under one deadline; the first failure is kept as the reason.
 class Dialogue {
   public:
-    explicit Dialogue(Clock::time_point deadline) : deadline_(deadline) {}
+    explicit Dialogue(std::chrono::milliseconds limit) : limit_(limit) {}
     Dialogue(const Dialogue&) = delete;
     Dialogue& operator=(const Dialogue&) = delete;
     ~Dialogue() {
@@ -82,6 +81,7 @@ class Dialogue {
             reason_ = gai_strerror(error);
             return false;
         }
+        deadline_ = Clock::now() + limit_;
         for (const addrinfo* a = found; a && fd_ < 0; a = a->ai_next) fd_ = open_one(*a);
         freeaddrinfo(found);
         if (fd_ < 0) return false;
@@ -169,7 +169,10 @@ class Dialogue {
             return false;
         }
         if (wait(fd_, events)) return true;
-        reason_ = "no answer within 5 s";
+        char text[64];
+        std::snprintf(text, sizeof text, "no answer within %.1f s",
+                      static_cast<double>(limit_.count()) / 1000);
+        reason_ = text;
         return false;
     }
     bool wait(int fd, short events) const {
@@ -184,6 +187,7 @@ class Dialogue {
         }
     }
 
+    std::chrono::milliseconds limit_;
     Clock::time_point deadline_;
     int fd_ = -1;
     std::string reason_;
@@ -227,7 +231,8 @@ Credentials Credentials::from_environment() {
     return c;
 }
 
-Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32]) {
+Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32],
+                   std::chrono::milliseconds limit) {
     Connection result;
     const auto fail = [&](Status status, std::string error) {
         result.status = status;
@@ -237,7 +242,7 @@ Connection connect(Purpose purpose, const Credentials& credentials, const uint8_
     if (!credentials.error.empty()) return fail(Status::no_credentials, credentials.error);
 
     const std::string where = credentials.host + ":" + credentials.port;
-    Dialogue door(Clock::now() + kLimit);
+    Dialogue door(limit);
     const auto unreachable = [&] {
         return fail(Status::unreachable,
                     "the GPU node at " + where + " cannot be reached: " + door.reason());

@@ -1,5 +1,6 @@
 // From the environment of a slice to an authenticated connection with the node's front door.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -27,7 +28,9 @@ struct Connection {
     std::string error;    // for the person who started the program; empty when connected
 };
 
-// Connects, proves the lease key and checks the door's proof, all within five seconds.
-Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32]);
+// Connects, proves the lease key and checks the door's proof, all within `limit`. Only looking up
+// the host's name is beyond it: that takes as long as the system's resolver lets it.
+Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32],
+                   std::chrono::milliseconds limit = std::chrono::seconds(5));
 
 }  // namespace carrel::wire
