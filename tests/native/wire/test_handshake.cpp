@@ -1,5 +1,18 @@
-// Known vectors (FIPS 180-4 examples, RFC 4231) and the layout of the handshake.
+// Known vectors (FIPS 180-4 examples, RFC 4231), the layout of the handshake, and connect() against
+// doors of every temper.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
+#include <functional>
+#include <thread>
 
 #include "check.hpp"
 #include "wire/endpoint.hpp"
@@ -37,6 +50,108 @@ void slice(const char* endpoint, const char* lease, const char* key) {
 }
 
 const std::string kKey(64, 'a');
+const uint8_t kProtocol[32] = {1, 2, 3};
+
+// A front door for one client, on a thread of its own. `serve` speaks through send and receive.
+class Door {
+  public:
+    explicit Door(std::function<void(Door&)> serve) {
+        listening_ = socket(AF_INET, SOCK_STREAM, 0);
+        sockaddr_in where{};
+        where.sin_family = AF_INET;
+        where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof where;
+        CHECK_EQ(bind(listening_, reinterpret_cast<sockaddr*>(&where), size), 0);
+        CHECK_EQ(listen(listening_, 1), 0);
+        getsockname(listening_, reinterpret_cast<sockaddr*>(&where), &size);
+        endpoint_ = "127.0.0.1:" + std::to_string(ntohs(where.sin_port));
+        thread_ = std::thread([this, serve] {
+            pollfd waiting{listening_, POLLIN, 0};
+            if (poll(&waiting, 1, 10000) == 1) client_ = accept(listening_, nullptr, nullptr);
+            if (client_ >= 0) serve(*this);
+            if (client_ >= 0) close(client_);
+        });
+    }
+    ~Door() {
+        thread_.join();
+        close(listening_);
+    }
+    const char* endpoint() const { return endpoint_.c_str(); }
+
+    std::vector<uint8_t> receive(size_t size) {
+        std::vector<uint8_t> data(size);
+        size_t done = 0;
+        while (done < size) {
+            const ssize_t n = recv(client_, data.data() + done, size - done, 0);
+            if (n <= 0) break;
+            done += static_cast<size_t>(n);
+        }
+        data.resize(done);
+        return data;
+    }
+    std::vector<uint8_t> receive_hello() {
+        auto hello = receive(8 + 1 + 32 + 32 + 4);
+        for (int text = 0; text < 4; ++text) {
+            const auto length = receive(2);
+            const auto bytes = receive(static_cast<size_t>(length[0] | length[1] << 8));
+            hello.insert(hello.end(), length.begin(), length.end());
+            hello.insert(hello.end(), bytes.begin(), bytes.end());
+        }
+        return hello;
+    }
+    void send(const void* data, size_t size) {
+        const auto* bytes = static_cast<const char*>(data);
+        for (size_t i = 0; i < size; i += step) {
+            ::send(client_, bytes + i, std::min(step, size - i), MSG_NOSIGNAL);
+            if (step < size) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+    }
+    void send_status(uint32_t status, const std::string& message) {
+        const auto length = static_cast<uint16_t>(message.size());
+        send(&status, sizeof status);
+        send(&length, sizeof length);
+        send(message.data(), message.size());
+    }
+    // Up to the client's proof; true when that is right.
+    bool challenge(const Hash& key) {
+        const auto hello = receive_hello();
+        Hash nonce{};
+        nonce[5] = 9;
+        const Hash mine = proof(key, "carrel-door", hello, nonce);
+        send_status(0, "");
+        send(nonce.data(), nonce.size());
+        send(mine.data(), mine.size());
+        const auto got = receive(32);
+        Hash theirs{};
+        if (got.size() != theirs.size()) return false;
+        std::copy(got.begin(), got.end(), theirs.begin());
+        return equal(theirs, proof(key, "carrel-client", hello, nonce));
+    }
+
+    size_t step = 4096;  // bytes a packet
+
+  private:
+    int listening_ = -1;
+    int client_ = -1;
+    std::string endpoint_;
+    std::thread thread_;
+};
+
+Hash key() {
+    Hash bytes;
+    bytes.fill(0xaa);
+    return bytes;
+}
+
+Connection connect_to(const Door& door, std::chrono::milliseconds limit = std::chrono::seconds(5)) {
+    slice(door.endpoint(), "lease-1", kKey.c_str());
+    return connect(Purpose::monitor, Credentials::from_environment(), kProtocol, limit);
+}
+
+bool has(const Connection& connection, const char* text) {
+    return connection.error.find(text) != std::string::npos &&
+           connection.error.find(kKey) == std::string::npos;
+}
 
 }  // namespace
 
@@ -107,6 +222,135 @@ TEST(an_unreachable_door_is_an_error_with_a_reason) {
     CHECK(none.status == Status::unreachable);
     CHECK(none.error.find("127.0.0.1:1") != std::string::npos);
     CHECK(none.error.find(kKey) == std::string::npos);
+}
+
+TEST(a_door_that_knows_the_key_is_connected_to) {
+    bool proved = false;
+    std::vector<uint8_t> after;
+    {
+        Door door([&](Door& d) {
+            proved = d.challenge(key());
+            d.send_status(0, "");
+            d.send("\2\0s7!", 5);  // the last byte belongs to what follows
+            after = d.receive(1);
+        });
+        const Connection connection = connect_to(door);
+        CHECK_EQ(connection.error, "");
+        CHECK(connection.fd >= 0);
+        CHECK_EQ(connection.session, "s7");
+        int undelayed = 0;
+        socklen_t size = sizeof undelayed;
+        getsockopt(connection.fd, IPPROTO_TCP, TCP_NODELAY, &undelayed, &size);
+        CHECK(undelayed != 0);
+        char next = 0;
+        CHECK_EQ(read(connection.fd, &next, 1), ssize_t{1});  // blocking again
+        CHECK_EQ(next, '!');
+        CHECK_EQ(write(connection.fd, "?", 1), ssize_t{1});
+        close(connection.fd);
+    }
+    CHECK(proved);
+    CHECK_EQ(after.size(), size_t{1});
+}
+
+TEST(a_door_with_another_key_is_not_trusted) {
+    bool proved = true;
+    size_t told = 1;
+    {
+        Door door([&](Door& d) {
+            proved = d.challenge(Hash{});
+            told = d.receive(1).size();
+        });
+        const Connection connection = connect_to(door);
+        CHECK_EQ(connection.fd, -1);
+        CHECK(connection.status == Status::refused);
+        CHECK(has(connection, "does not match the lease key"));
+    }
+    CHECK(!proved);  // it got no proof to try elsewhere
+    CHECK_EQ(told, size_t{0});
+}
+
+TEST(a_refusal_says_why) {
+    const struct {
+        uint32_t status;
+        const char* means;
+    } refusals[] = {{1, "different Carrel versions"},
+                    {2, "no such lease"},
+                    {3, "has expired"},
+                    {4, "another worker"},
+                    {5, "could not read"}};
+    for (const auto& refusal : refusals) {
+        for (const bool at_welcome : {false, true}) {
+            Door door([&](Door& d) {
+                if (at_welcome) {
+                    d.challenge(key());
+                    d.send_status(refusal.status, "because of the test");
+                    d.send("\0\0", 2);
+                } else {
+                    d.receive_hello();
+                    d.send_status(refusal.status, "because of the test");
+                }
+            });
+            const Connection connection = connect_to(door);
+            CHECK_EQ(connection.fd, -1);
+            CHECK_EQ(static_cast<uint32_t>(connection.status), refusal.status);
+            CHECK(has(connection, refusal.means));
+            CHECK(has(connection, "because of the test"));
+        }
+    }
+}
+
+TEST(a_silent_door_costs_no_more_than_the_limit) {
+    Door door([](Door& d) {
+        d.receive_hello();
+        d.receive(1);  // until the client gives up
+    });
+    const auto start = std::chrono::steady_clock::now();
+    const Connection connection = connect_to(door, std::chrono::milliseconds(300));
+    const auto took = std::chrono::steady_clock::now() - start;
+    CHECK_EQ(connection.fd, -1);
+    CHECK(connection.status == Status::unreachable);
+    CHECK(has(connection, "no answer within 0.3 s"));
+    CHECK(took >= std::chrono::milliseconds(300));
+    CHECK(took < std::chrono::seconds(3));
+}
+
+TEST(a_door_that_hangs_up_or_talks_nonsense_is_an_error) {
+    Door rude([](Door& d) { d.receive_hello(); });
+    CHECK(has(connect_to(rude), "the connection was closed"));
+    Door web([](Door& d) {
+        d.receive_hello();
+        d.send("\0\0\0\0\xff\xff HTTP", 11);
+    });
+    CHECK(has(connect_to(web), "not a front door's"));
+}
+
+TEST(signals_and_single_bytes_do_not_disturb) {
+    static volatile sig_atomic_t signals = 0;
+    struct sigaction count{}, before{};
+    count.sa_handler = [](int) { signals = signals + 1; };  // without SA_RESTART
+    sigaction(SIGALRM, &count, &before);
+    Connection connection;
+    {
+        Door door([](Door& d) {
+            sigset_t alarms;
+            sigemptyset(&alarms);
+            sigaddset(&alarms, SIGALRM);
+            pthread_sigmask(SIG_BLOCK, &alarms, nullptr);  // all of them are for the client
+            d.step = 1;
+            d.challenge(key());
+            d.send_status(0, "");
+            d.send("\2\0s8", 4);
+        });
+        const itimerval often{{0, 500}, {0, 500}}, never{};
+        setitimer(ITIMER_REAL, &often, nullptr);
+        connection = connect_to(door);
+        setitimer(ITIMER_REAL, &never, nullptr);
+    }
+    sigaction(SIGALRM, &before, nullptr);
+    CHECK_EQ(connection.error, "");
+    CHECK_EQ(connection.session, "s8");
+    CHECK(signals > 10);
+    close(connection.fd);
 }
 
 CARREL_TEST_MAIN
