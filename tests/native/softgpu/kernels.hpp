@@ -44,7 +44,7 @@ inline constexpr const char* kMisbehave = R"(
     .reg .b64 %rd<2>;
     ld.param.u64 %rd1, [flag];
 again:
-    ld.volatile.global.u32 %r1, [%rd1];
+    atom.global.or.b32 %r1, [%rd1], 0;
     setp.eq.u32 %p1, %r1, 0;
     @%p1 bra again;
     ret;

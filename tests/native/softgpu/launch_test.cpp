@@ -130,7 +130,7 @@ TEST(kernels_of_different_streams_run_at_once) {
 }
 
 TEST(the_watchdog_stops_kernels) {
-    WithContext with;  // watchdog=1, see main
+    WithContext with;  // watchdog=3, see main
     Loaded spin(kMisbehave, "spin");
     CUdeviceptr flag = upload(std::vector<unsigned>{0});
     const auto start = std::chrono::steady_clock::now();
@@ -156,6 +156,6 @@ TEST(a_forked_child_is_told) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    setenv("CARREL_SOFTGPU", "vram=64MiB,sms=4,threads=2,watchdog=1", 1);
+    setenv("CARREL_SOFTGPU", "vram=64MiB,sms=4,threads=2,watchdog=3", 1);
     return carrel::test::main(argc, argv);
 }

@@ -104,23 +104,54 @@ TEST(errors_say_where_and_what) {
 }
 
 TEST(damaged_texts_never_crash) {
-    const std::string good =
-        kernel(2,
-               ".shared .align 4 .b8 s[64];\n{ .reg .b32 t; mov.b64 {t, %r1}, %p0; @%q1 bra L; "
-               "st.shared.v2.u32 [s+8], {%r1, t};\nL: }\n"
-               "setp.lt.and.f32 %q1|%q2, %f1, 0f3F800000, !%q3; call f, (%r1);\nT: .branchtargets "
-               "A, A; brx.idx %r1, T;\nA: ret;",
-               ".global .align 4 .u32 g[2][2] = {{1}, {2, 3}};\n.func f(.reg .b32 a) { ret; }\n");
+    const std::string good = kernel(
+        2,
+        ".shared .align 16 .b8 s[64];\n.local .b32 l[4];\n{ .reg .b32 t; mov.b64 {t, %r1}, %p0; "
+        "@%q1 bra L;\n"
+        "st.shared.v2.u32 [s+8], {%r1, t};\nL: }\nsetp.lt.and.f32 %q1|%q2, %f1, 0f3F800000, !%q3;\n"
+        "call (%r2), f, (%r1); T: .branchtargets A, A; brx.idx 1, T;\nA: popc.b64 %r1, %x1; "
+        "clz.b32 %r2, %r1;\n"
+        "bfe.s32 %r1, %r2, 3, 4; bfi.b32 %r1, %r2, %r3, 1, 2; prmt.b32 %r1, %r2, %r3, %r4; "
+        "shf.l.wrap.b32 %r1, %r2, %r3, 4;\n"
+        "cvt.s8.s32 %r1, %r2; cvt.rn.f16.f32 %h1, %f1; cvt.f64.f16 %d1, %h1; cvt.rzi.sat.u8.f64 "
+        "%r1, %d1;\n"
+        "mul.wide.u16 %r1, %h1, %h2; mad.lo.s32 %r1, %r2, %r3, 9; add.cc.u32 %r1, %r2, %r3; "
+        "fma.rn.f64 %d1, %d2, %d3, %d4;\n"
+        "add.f16x2 %r1, %r2, %r3; shfl.sync.bfly.b32 %r1|%q1, %r2, 1, 31, -1; vote.sync.ballot.b32 "
+        "%r1, %q1, -1;\n"
+        "ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%p1+16]; atom.global.add.u32 %r1, [%p1], 1; "
+        "red.shared.max.s32 [s], %r1;\n"
+        "st.local.u16 [l+4], %r1; cvta.local.u64 %x1, l; ld.u8 %r1, [%x1]; mov.b32 {%h1, %h2}, "
+        "%r1; selp.b16 %h1, %h2, 7, %q1;\n"
+        "lop3.b32 %r1, %r2, %r3, %r4, 0x96; dp4a.s32.u32 %r1, %r2, %r3, %r4; redux.sync.add.s32 "
+        "%r1, %r2, -1; bar.sync 0;\n"
+        "slct.f32.s32 %f1, %f2, %f3, %r1; set.lt.u32.f32 %r1, %f1, %f2; div.rz.f32 %f1, %f2, %f3; "
+        "ret;",
+        ".global .align 4 .u32 g[2][2] = {{1}, {2, 3}};\n.func (.reg .b32 r) f(.reg .b32 a) { "
+        "mov.b32 r, a; ret; }\n");
     CHECK(parse(good).value.has_value());
     for (std::size_t cut = 0; cut < good.size(); ++cut) (void)parse(good.substr(0, cut));
-    // Every byte replaced by something awkward; what parses must link or say why not.
+    // Every byte replaced by something awkward; what still links must run to an end of some kind.
+    Device device;
+    device.budget = 100'000;
     for (std::size_t at = 0; at < good.size(); ++at) {
-        for (const char c : {'{', ']', '9', '%', '-', ';', ' '}) {
+        for (const char c : {'{', ']', '9', '%', '-', ';', ' ', '4', 'b'}) {
             std::string text = good;
             text[at] = c;
-            if (const Result<Module> module = parse(text))
-                (void)link(std::vector<Module>{*module.value});
+            const Result<Module> module = parse(text);
+            if (!module.value || !link(std::vector<Module>{*module.value}).value) continue;
+            device.reset();
+            const Program program = device.load(text);
+            if (program.kernels().empty()) continue;
+            const U64 data = device.allocate(4096);
+            (void)device.run(program, threads(40), {data, data});
         }
+    }
+    for (const char* deep : {"(", "{", "!", "-", "~"}) {
+        std::string text;
+        for (int i = 0; i < 100'000; ++i) text += deep;
+        CHECK(!parse(kernel(1, "mov.u32 %r1, " + text)).value.has_value());
+        CHECK(!parse(kHeader + ".global .b32 g[1] = " + text).value.has_value());
     }
 }
 
