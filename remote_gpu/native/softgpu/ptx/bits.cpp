@@ -418,6 +418,7 @@ bool decode_bits(Decoder& d) {
                                  : map2<U32, U32, U32, BmskOp<false>>();
     } else if (op == "szext") {
         to = d.type();
+        if (width_of(to) != 4) d.unsupported();
         sources(d, {to, Type::u32});
         const bool wrap = d.has("wrap");
         if (is_signed(to))
@@ -430,7 +431,8 @@ bool decode_bits(Decoder& d) {
         return false;
     }
     inst.d = d.dest(0, to);
-    if (inst.run == nullptr) d.unsupported();
+    const bool any_width = op == "shl" || op == "shr";
+    if (inst.run == nullptr || (!any_width && !d.word_or_more())) d.unsupported();
     return true;
 }
 

@@ -406,6 +406,7 @@ bool decode_compare(Decoder& d) {
         d.need(4);
         const Type type = d.type(0);
         const Type by = d.type(1);
+        if (by != Type::f32 && by != Type::s32) d.unsupported();
         inst.a = d.source(1, type);
         inst.b = d.source(2, type);
         inst.c = d.source(3, by);

@@ -402,6 +402,7 @@ bool decode_convert(Decoder& d) {
     Inst& inst = d.inst;
     if (d.has("pack")) {
         const Type type = d.type(0);
+        if (!is_integer(type) || size_of(type) > 2) d.unsupported();
         inst.a = d.source(1, Type::s32);
         inst.b = d.source(2, Type::s32);
         if (d.operands() > 3) inst.c = d.source(3, Type::b32);

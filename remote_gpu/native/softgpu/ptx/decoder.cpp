@@ -87,6 +87,11 @@ Type Decoder::type(unsigned i) const {
     return types_[i];
 }
 
+bool Decoder::word_or_more() const {
+    return std::all_of(types_.begin(), types_.end(),
+                       [](Type each) { return width_of(each) == 4 || width_of(each) == 8; });
+}
+
 const Operand& Decoder::operand(std::size_t i) const {
     if (i >= in_->operands.size())
         fail("Too few arguments for instruction '" + std::string(in_->opcode) + "'");

@@ -49,6 +49,8 @@ class Decoder {
     /// The i-th modifier that names a type; fails where there is none.
     Type type(unsigned i = 0) const;
     unsigned types() const { return static_cast<unsigned>(types_.size()); }
+    /// Whether all types named have 32 or 64 bits, as most instructions on bits require.
+    bool word_or_more() const;
     std::size_t operands() const { return in_->operands.size(); }
     const syntax::Operand& operand(std::size_t i) const;
     void need(std::size_t at_least, std::size_t at_most = 0) const;

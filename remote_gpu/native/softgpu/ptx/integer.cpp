@@ -450,7 +450,7 @@ Handler choose_two(const Decoder& d, Type type) {
     if (op == "and") return two_bits<And>(type);
     if (op == "or") return two_bits<Or>(type);
     if (op == "xor") return two_bits<Xor>(type);
-    if (op == "mul24") {
+    if (op == "mul24" && width_of(type) == 4) {
         using S = std::int32_t;
         using U = std::uint32_t;
         if (type == Type::s32)
@@ -465,6 +465,7 @@ Handler choose_three(const Decoder& d, Type type) {
     using U = std::uint32_t;
     if (d.opcode() == "sad") return three<Sad>(type);
     if (d.opcode() == "mad24") {
+        if (width_of(type) != 4) return nullptr;
         if (type == Type::s32)
             return d.has("hi") ? map3<S, S, S, S, Mad24High<S>>() : map3<S, S, S, S, Mad24Low<S>>();
         return d.has("hi") ? map3<U, U, U, U, Mad24High<U>>() : map3<U, U, U, U, Mad24Low<U>>();

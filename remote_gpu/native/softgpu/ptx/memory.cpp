@@ -285,8 +285,7 @@ Route parameter_route(Decoder& d, const Operand& memory, unsigned bytes) {
         : base.kind == Operand::Kind::result  ? d.function().results[base.index]
                                               : d.function().variables[base.index];
     if (variable.space != StateSpace::param) d.fail("Argument must be a .param variable");
-    if (memory.value < 0 ||
-        static_cast<std::uint64_t>(memory.value) + bytes > std::max<std::size_t>(variable.size, 1))
+    if (memory.value < 0 || static_cast<std::uint64_t>(memory.value) + bytes > variable.size)
         d.fail("Access beyond the end of parameter '" + variable.name + "'");
     d.inst.imm = offset;
     return is_kernel ? Route::kernel_parameter : Route::frame;

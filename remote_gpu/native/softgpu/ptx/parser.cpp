@@ -269,6 +269,7 @@ void Parser::variable_initialiser(syntax::Variable& variable,
 
 void Parser::initialiser_list(syntax::Variable& variable, std::size_t& at,
                               const std::vector<std::size_t>& dims, std::size_t depth) {
+    const Nesting nesting(*this);
     const std::size_t start = at;
     expect('{');
     while (!token_.is('}')) {
@@ -467,6 +468,7 @@ void Parser::function(bool is_entry, syntax::Linkage link) {
 }
 
 std::int64_t Parser::constant_factor() {
+    const Nesting nesting(*this);
     if (accept('-'))
         return static_cast<std::int64_t>(0 - static_cast<std::uint64_t>(constant_factor()));
     if (accept('+')) return constant_factor();

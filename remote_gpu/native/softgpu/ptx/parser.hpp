@@ -37,6 +37,20 @@ class Parser {
         std::vector<RegisterRange> ranges;
     };
 
+    /// Bounds the recursion that a text can cause.
+    class Nesting {
+      public:
+        explicit Nesting(Parser& parser) : depth_(parser.depth_) {
+            if (++depth_ > 200) parser.fail("Expressions are nested too deeply");
+        }
+        ~Nesting() { --depth_; }
+        Nesting(const Nesting&) = delete;
+        Nesting& operator=(const Nesting&) = delete;
+
+      private:
+        unsigned& depth_;
+    };
+
     // tokens
     const Token& peek() const { return token_; }
     Token take();
@@ -93,6 +107,7 @@ class Parser {
     syntax::Function* function_ = nullptr;
     std::vector<Scope> scopes_;
     bool in_call_ = false;
+    unsigned depth_ = 0;
     std::vector<std::unique_ptr<std::string>> owned_names_;  // keys of scopes that no text holds
 };
 

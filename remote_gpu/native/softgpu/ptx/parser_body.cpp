@@ -261,6 +261,7 @@ Operand Parser::named(const Token& token) {
             const std::size_t component = std::string_view("xyzw").find(take().text);
             if (component == std::string_view::npos) fail("Unknown vector component");
             result.index += static_cast<std::uint32_t>(component);
+            if (result.index >= function_->registers.size()) fail("Unknown vector component");
         }
         return result;
     }
@@ -279,6 +280,7 @@ Operand Parser::named(const Token& token) {
 }
 
 Operand Parser::primary() {
+    const Nesting nesting(*this);
     Operand result;
     if (accept('!')) {
         result = primary();

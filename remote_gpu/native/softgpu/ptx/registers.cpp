@@ -4,6 +4,7 @@
 #include <bit>
 #include <map>
 #include <queue>
+#include <utility>
 
 namespace carrel::softgpu::ptx {
 namespace {
@@ -179,8 +180,8 @@ RegisterPlan plan_registers(const syntax::Function& function,
     std::vector<std::uint32_t> order;
     for (std::uint32_t reg = 0; reg < function.registers.size(); ++reg)
         if (liveness.first(reg) != UINT32_MAX) order.push_back(reg);
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
-        return liveness.first(a) < liveness.first(b);
+    std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
+        return std::pair(liveness.first(a), a) < std::pair(liveness.first(b), b);
     });
 
     // A place is free again behind the last instruction that touches its register. An instruction's
