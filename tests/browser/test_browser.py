@@ -46,6 +46,7 @@ def test_a_student_draws_the_mandelbrot_set(
     )
     # The custom numbers show where they count.
     memory = page.get_by_label("GPU memory in MiB")
+    page.get_by_role("radio", name="Quarter").check()  # whatever she chose last time
     expect(memory).to_be_hidden()
     page.get_by_role("radio", name="Custom").check()
     expect(memory).to_be_editable()

@@ -41,7 +41,7 @@ def free_port() -> int:
 class Demo:
     """A running demo; ``ttl_s`` is the TTL of its leases."""
 
-    ttl_s = 25.0  # a restarting hub has to be back within it
+    ttl_s = 20.0  # a restarting hub has to be back within it
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
