@@ -43,8 +43,8 @@ Context::Context(Device& device, unsigned context_flags, bool primary)
 Context::~Context() = default;
 
 void Context::make_heaps() {
-    device_heap_ = std::make_unique<Heap>(Runtime::get().pages(), &device_.account());
-    host_heap_ = std::make_unique<Heap>(Runtime::get().pages(), nullptr);
+    device_heap_ = std::make_unique<Heap>(Runtime::get().pages(), device_.account());
+    host_heap_ = std::make_unique<Heap>(Runtime::get().pages(), Runtime::get().host_account());
 }
 
 void Context::fail(CUresult code, const std::string& explanation) {

@@ -52,11 +52,11 @@ Heap::~Heap() {
 }
 
 std::uint64_t Heap::map_region(std::uint64_t bytes) {
-    if (account_ && !account_->charge(bytes)) throw Failure(CUDA_ERROR_OUT_OF_MEMORY);
+    if (!account_.charge(bytes)) throw Failure(CUDA_ERROR_OUT_OF_MEMORY);
     const std::uint64_t base = reserve_addresses(bytes, kGranule);
     if (base == 0 || ::mprotect(pointer(base), bytes, PROT_READ | PROT_WRITE) != 0) {
         if (base) release_addresses(base, bytes);
-        if (account_) account_->refund(bytes);
+        account_.refund(bytes);
         throw Failure(CUDA_ERROR_OUT_OF_MEMORY);
     }
     if (bytes > kGranule) ::madvise(pointer(base), bytes, MADV_HUGEPAGE);
@@ -67,7 +67,7 @@ std::uint64_t Heap::map_region(std::uint64_t bytes) {
 void Heap::unmap_region(std::uint64_t base, std::uint64_t bytes) {
     pages_.unmap(base, bytes);
     release_addresses(base, bytes);
-    if (account_) account_->refund(bytes);
+    account_.refund(bytes);
 }
 
 std::uint64_t Heap::allocate(std::uint64_t bytes) {

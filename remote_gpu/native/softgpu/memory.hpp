@@ -39,8 +39,8 @@ void release_addresses(std::uint64_t address, std::uint64_t bytes);
 /// Allocations out of 2 MiB granules. Everything a heap gave out ends with it. Thread-safe.
 class Heap {
   public:
-    /// Charges granules to `account`; none: memory of the host.
-    Heap(PageTable& pages, VramAccount* account) : pages_(pages), account_(account) {}
+    /// Charges granules to `account`.
+    Heap(PageTable& pages, VramAccount& account) : pages_(pages), account_(account) {}
     ~Heap();
     Heap(const Heap&) = delete;
     Heap& operator=(const Heap&) = delete;
@@ -66,7 +66,7 @@ class Heap {
     bool free_small(std::uint64_t address);
 
     PageTable& pages_;
-    VramAccount* const account_;
+    VramAccount& account_;
     std::mutex mutex_;
     std::map<std::uint64_t, std::uint64_t> regions_;  // large ones: base -> bytes, whole granules
     std::map<std::uint64_t, Slab> slabs_;

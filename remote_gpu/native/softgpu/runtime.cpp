@@ -1,6 +1,7 @@
 #include "softgpu/runtime.hpp"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -39,7 +40,9 @@ void flush_at_exit() {
 Runtime* Runtime::instance_ = nullptr;
 static std::atomic<bool> initialised{false};
 
-Runtime::Runtime() {
+Runtime::Runtime()
+    : host_account_("", static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) *
+                            static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))) {
     const char* text = std::getenv("CARREL_SOFTGPU");
     const Config config = parse_config(text ? text : "");
     for (unsigned i = 0; i < config.count; ++i)

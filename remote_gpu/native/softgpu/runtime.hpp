@@ -43,6 +43,8 @@ class Runtime {
     [[nodiscard]] Scheduler& scheduler() { return scheduler_; }
     [[nodiscard]] PageTable& pages() { return pages_; }
     [[nodiscard]] AddressMap& addresses() { return addresses_; }
+    /// Of pinned and managed memory: all of them together may not exceed the machine's.
+    [[nodiscard]] VramAccount& host_account() { return host_account_; }
 
     HandleTable<Context, CUcontext> contexts;
     HandleTable<Stream, CUstream> streams;
@@ -60,6 +62,7 @@ class Runtime {
 
     PageTable pages_;
     AddressMap addresses_;
+    VramAccount host_account_;
     Scheduler scheduler_;
     std::vector<std::unique_ptr<Device>> devices_;
 };

@@ -1,6 +1,6 @@
-// Who uses how much of one GPU's memory: an account that all processes on a software GPU share
-// through a small file, so that the configured size holds for all of them together. Knows nothing
-// of addresses.
+// Who uses how much of one memory, a GPU's or the host's: an account that all processes on a
+// software GPU share through a small file, so that the configured size holds for all of them
+// together. Knows nothing of addresses.
 #pragma once
 
 #include <cstddef>

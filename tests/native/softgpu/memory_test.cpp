@@ -127,6 +127,7 @@ TEST(host_memory) {
              CUDA_SUCCESS);
     CHECK_EQ(type, static_cast<unsigned>(CU_MEMORYTYPE_HOST));
     CHECK_EQ(driver().cuMemFreeHost(pinned), CUDA_SUCCESS);
+    CHECK_EQ(driver().cuMemHostAlloc(&pinned, std::size_t{1} << 45, 0), CUDA_ERROR_OUT_OF_MEMORY);
     CHECK_EQ(free_memory(), 64 * kMiB);
 
     std::vector<std::uint8_t> own(10'000);
