@@ -15,7 +15,9 @@ struct Work {
 
 inline Work work;
 
-inline void note_work() { work.issued.fetch_add(1, std::memory_order_relaxed); }
+inline void note_work() {
+    work.issued.fetch_add(1, std::memory_order_relaxed);
+}
 
 // Everything issued up to `issued` is complete.
 inline void note_finished(uint64_t issued) {
