@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,8 +30,16 @@ def test_sample_passes(tmp_path: Path) -> None:
     conformance = runner()
     tests = (HERE / "sample.txt").read_text(encoding="utf-8").split()
     assert len(tests) >= 100
-    arguments = [conformance.argument_of(test) for test in tests]
-    outcomes = conformance.run_file(conformance.through_carrel_run(), arguments, tmp_path, "sample")
+    target = conformance.through_carrel_run()
+    middle = len(tests) // 2
+
+    def run(label: str, part: list[str]) -> list[Any]:
+        arguments = [conformance.argument_of(test) for test in part]
+        return conformance.run_file(target, arguments, tmp_path, label)
+
+    with ThreadPoolExecutor(2) as pool:
+        halves = pool.map(run, ("first", "second"), (tests[:middle], tests[middle:]))
+        outcomes = [outcome for half in halves for outcome in half]
     bad = [f"{o.test}: {o.outcome}: {o.message}" for o in outcomes if o.outcome != "passed"]
     assert not bad, "\n".join(bad)
     assert {o.test for o in outcomes} == set(tests)
