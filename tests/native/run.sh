@@ -11,7 +11,8 @@ cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInf
     -DCARREL_TESTS=ON "-DCARREL_SANITIZE=$sanitize" "${launcher[@]}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
 cmake --build "$build"
-export ASAN_OPTIONS=detect_stack_use_after_return=0:handle_segv=0:allow_user_segv_handler=1
+# LeakSanitizer misreads the thread-local storage of libraries that were loaded by dlopen.
+export ASAN_OPTIONS=intercept_tls_get_addr=0:detect_stack_use_after_return=0:handle_segv=0:allow_user_segv_handler=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=second_deadlock_stack=1
 ctest --test-dir "$build" --output-on-failure --no-tests=error

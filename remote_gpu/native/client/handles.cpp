@@ -9,6 +9,10 @@ Handles& handles() {
     return *table;
 }
 
+Handles::~Handles() {
+    for (auto& chunk : chunks_) delete[] chunk.load(std::memory_order_relaxed);
+}
+
 uint32_t Handles::create(Kind kind, void* object, uint32_t context) {
     const std::lock_guard lock(mutex_);
     uint32_t index;

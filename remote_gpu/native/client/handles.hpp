@@ -53,6 +53,11 @@ class Handles {
   public:
     static constexpr uint64_t kOffset = uint64_t{1} << 40;
 
+    Handles() = default;
+    Handles(const Handles&) = delete;
+    Handles& operator=(const Handles&) = delete;
+    ~Handles();
+
     // A new name for an object of this kind; 0 when the table is full. The object, if any, must
     // outlive the process' use of the handle: it is never deleted.
     uint32_t create(Kind kind, void* object = nullptr, uint32_t context = 0);

@@ -228,7 +228,7 @@ struct Fns {
         if (base > 31) return ~U32{0};
         if (offset == 0) return (value >> base & 1) != 0 ? base : ~U32{0};
         const int step = offset > 0 ? 1 : -1;
-        S32 left = offset > 0 ? offset : -offset;
+        U32 left = offset > 0 ? static_cast<U32>(offset) : 0u - static_cast<U32>(offset);
         for (int at = static_cast<int>(base); at >= 0 && at < 32; at += step)
             if ((value >> at & 1) != 0 && --left == 0) return static_cast<U32>(at);
         return ~U32{0};
