@@ -56,4 +56,4 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     assert out.strip() == f"moved {1 << 20} bytes"
 
     for script in ("carrel-broker", "carrel-agent", "carrel-demo", "carrel-smi"):
-        assert "usage" in run(python.with_name(script), "--help", cwd=tmp_path).lower()
+        assert "options" in run(python.with_name(script), "--help", cwd=tmp_path).lower()
