@@ -4,7 +4,7 @@
 // driver. Prints one JSON object. Knows nothing of Carrel but the ABI header made from its
 // descriptions.
 //
-//   driver_bench all | attach START_NS
+//   driver_bench all | sync | attach START_NS
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <netinet/in.h>
@@ -414,9 +414,12 @@ int main(int argc, char** argv) {
     const Driver cuda;
     cuda.attach();
     Figures figures;
-    measure_launches(cuda, figures);
-    measure_sync(cuda, raw, figures);
-    measure_allocations(cuda, figures);
-    measure_copies(cuda, raw, figures);
+    if (mode == "sync") {
+        measure_sync(cuda, raw, figures);
+    } else {
+        measure_launches(cuda, figures);
+        measure_allocations(cuda, figures);
+        measure_copies(cuda, raw, figures);
+    }
     print(cuda, figures);
 }
