@@ -35,6 +35,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         if report.when == "teardown":
             _note(test=report.nodeid, event="end")
         return
+    if hasattr(report, "context") and report.passed:
+        return  # a subtest: its test reports itself
     message = ""
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
         message = report.longrepr[2]
