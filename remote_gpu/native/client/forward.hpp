@@ -112,10 +112,12 @@ CUresult post(Call call, E&& encode) {
     trace(call, false);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
-    if (touches_memory(call) && mirrors_exist()) {
-        if (const CUresult bad = publish_mirrors()) return bad;
-    }
-    return session().post(static_cast<uint16_t>(call), context, encode);
+    if (!touches_memory(call) || !mirrors_exist())
+        return session().post(static_cast<uint16_t>(call), context, encode);
+    if (const CUresult bad = publish_mirrors()) return bad;
+    if (const CUresult bad = session().post(static_cast<uint16_t>(call), context, encode))
+        return bad;
+    return completes_for_host(call) ? collect_mirrors() : CUDA_SUCCESS;
 }
 
 template <class E>

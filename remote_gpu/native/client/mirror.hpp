@@ -75,6 +75,22 @@ constexpr bool touches_memory(Call call) {
     }
 }
 
+// Whether a generated call is complete for the host when it returns.
+constexpr bool completes_for_host(Call call) {
+    switch (call) {
+        case Call::cuMemcpyDtoD_v2:
+        case Call::cuMemsetD8_v2:
+        case Call::cuMemsetD16_v2:
+        case Call::cuMemsetD32_v2:
+        case Call::cuMemsetD2D8_v2:
+        case Call::cuMemsetD2D16_v2:
+        case Call::cuMemsetD2D32_v2:
+            return true;
+        default:
+            return false;
+    }
+}
+
 // Whether the success of a call means that device work is complete.
 constexpr bool completes_work(Call call) {
     switch (call) {
