@@ -18,6 +18,7 @@ void Function::decode(wire::Reader& in) {
         }
         params_size = std::max(params_size, params.back().offset + params.back().size);
     }
+    registers = in.get<int32_t>();
     max_threads = in.get<int32_t>();
     static_shared = in.get<int32_t>();
     max_dynamic_shared = in.get<int32_t>();
@@ -28,6 +29,7 @@ void Function::copy_facts(const Function& other) {
     owner = other.owner;
     params = other.params;
     params_size = other.params_size;
+    registers = other.registers;
     max_threads = other.max_threads.load();
     static_shared = other.static_shared.load();
     max_dynamic_shared = other.max_dynamic_shared.load();

@@ -18,6 +18,7 @@ struct Function {
     uint32_t twin = 0;   // of a kernel: the name of its function, once asked for
     std::vector<wire::ParamInfo> params;
     uint32_t params_size = 0;  // bytes of the packed parameters
+    int registers = 0;         // of a thread
     std::atomic<int> max_threads{0};
     std::atomic<int> static_shared{0};
     std::atomic<int> max_dynamic_shared{0};

@@ -15,6 +15,7 @@ struct Limits {
     unsigned int grid[3];
     unsigned int block[3];
     unsigned int threads;
+    unsigned int registers;
 };
 
 const Limits& limits() {
@@ -29,7 +30,8 @@ const Limits& limits() {
              get(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)},
             {get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X), get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
              get(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)},
-            get(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)};
+            get(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK),
+            get(CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK)};
     }();
     return known;
 }
@@ -46,7 +48,10 @@ CUresult check(const CUlaunchConfig& c, const Function& function) {
     const uint64_t threads = uint64_t{block[0]} * block[1] * block[2];
     if (threads > most.threads) return CUDA_ERROR_INVALID_VALUE;
     if (threads > static_cast<uint64_t>(function.max_threads.load(std::memory_order_relaxed))) {
-        return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+        // Too many registers; or more threads than the kernel was declared for.
+        const uint64_t registers = threads * static_cast<unsigned int>(function.registers);
+        return registers > most.registers ? CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+                                          : CUDA_ERROR_INVALID_VALUE;
     }
     const auto shared = function.max_dynamic_shared.load(std::memory_order_relaxed);
     if (c.sharedMemBytes > static_cast<uint64_t>(shared)) return CUDA_ERROR_INVALID_VALUE;

@@ -53,8 +53,8 @@ void Server::describe_function(CUfunction function, Reply& out) {
     out.writer().put(static_cast<uint32_t>(params.size()));
     for (const wire::ParamInfo& p : params) out.writer().put(p);
     for (const auto attribute :
-         {CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
-          CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES}) {
+         {CU_FUNC_ATTRIBUTE_NUM_REGS, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
+          CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES}) {
         int value = 0;
         invoke(driver_.cuFuncGetAttribute, &value, attribute, function);
         out.writer().put(int32_t{value});

@@ -8,14 +8,6 @@
 #include "check.hpp"
 #include "driver_table.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
-// LeakSanitizer misreads the thread-local storage of libraries that were loaded by dlopen.
-extern "C" inline __attribute__((used, visibility("default"))) const char*
-__asan_default_options() {
-    return "intercept_tls_get_addr=0";
-}
-#endif
-
 namespace carrel::test {
 
 /// The driver's functions. The first use loads the library; CARREL_SOFTGPU must be set by then.
