@@ -8,7 +8,7 @@ NATIVE := remote_gpu/native
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native fuzz lint format bench gpu conformance build chromium screenshots wheel clean
+.PHONY: help demo test test-native fuzz lint format bench gpu conformance build chromium postgresql screenshots wheel clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -29,8 +29,11 @@ $(PROXY):
 	mkdir -p .cache/node
 	npm install --silent --no-fund --no-audit --prefix .cache/node configurable-http-proxy@5
 
-chromium:
-	@tests/browser/install-chromium.sh $(BIN)
+chromium: $(VENV)/.installed
+	@tests/support/install.sh $(BIN) chromium
+
+postgresql: $(VENV)/.installed
+	@tests/support/install.sh $(BIN) postgresql
 
 # --- using --------------------------------------------------------------------------------------
 
@@ -42,8 +45,8 @@ screenshots: build $(PROXY) chromium ## take the README's pictures from a runnin
 
 # --- checking -----------------------------------------------------------------------------------
 
-test: build $(PROXY) chromium ## the default test suite; no GPU needed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
+test: build $(PROXY) chromium postgresql ## the default test suite; no GPU needed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-native: $(VENV)/.installed ## native tests under ASan and UBSan, then under TSan
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/native/run.sh address,undefined

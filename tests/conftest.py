@@ -13,6 +13,14 @@ from tests.support.hub import Person
 STUDENTS = ["ada", "ben", "dan", "eva", "finn"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """How the tests are shared between processes: those on the demo stay together, for there is
+    one demo in a process; so do the others of one file."""
+    for item in items:
+        on_demo = "demo" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if on_demo else item.path.as_posix()))
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Hub, proxy, broker and a node with one software GPU of 8 GiB. Nobody may hold more than

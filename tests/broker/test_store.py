@@ -26,8 +26,8 @@ from gpu_broker.store import tables
 from gpu_broker.store.database import Database
 from gpu_broker.store.fleet import FleetStore, GpuFacts, SessionFacts
 from gpu_broker.store.leases import Leases, Policy
-from tests.broker import postgres
 from tests.broker.support import ROOT
+from tests.support import postgres
 
 
 class Clock:
@@ -46,10 +46,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
-    found = postgres.binaries()
-    if found is None:
-        pytest.skip("PostgreSQL is not installed on this machine: SQLite only")
-    with postgres.server(found) as url:
+    with postgres.server() as url:
         yield url
 
 

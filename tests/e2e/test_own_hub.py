@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.demo import Demo, eventually, free_port
+from tests.support.demo import Demo, eventually, free_ports
 from tests.support.hub import Person
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,7 @@ def answers(url: str) -> bool:
 
 
 def test_the_hub_starts_the_broker_and_takes_it_along(tmp_path: Path) -> None:
-    ports = [free_port() for _ in range(5)]
-    hub, hub_api, proxy_api, broker, fleet = ports
+    hub, hub_api, proxy_api, broker, fleet = free_ports(5)
     (tmp_path / "jupyterhub_config.py").write_text(
         textwrap.dedent(f"""
             from hub_plugin import configure
@@ -153,6 +152,6 @@ def test_a_demo_says_what_is_wrong(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "is taken" in refused.stderr
     assert "--port" in refused.stderr
-    wrong = run(f"--port={free_port()}", "--vram=lots")
+    wrong = run(f"--port={free_ports(1)[0]}", "--vram=lots")
     assert wrong.returncode == 1
     assert "'lots' is no size" in wrong.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -32,10 +33,13 @@ def eventually(what: Callable[[], Any], why: str, within_s: float = 20) -> Any:
     return value
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody on loopback listens on now."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class Demo:
@@ -45,7 +49,7 @@ class Demo:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.output = directory / "demo.out"
         directory.mkdir(parents=True, exist_ok=True)
         with self.output.open("wb") as out:

