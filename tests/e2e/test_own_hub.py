@@ -74,7 +74,7 @@ def test_the_hub_starts_the_broker_and_takes_it_along(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{hub}"
     with running([sys.executable, "-m", "jupyterhub"], tmp_path, "hub.log") as process:
         eventually(lambda: answers(f"{url}/hub/health"), "the hub starts", 60)
-        eventually(lambda: answers(f"{url}/services/gpu/health"), "the broker starts", 30)
+        eventually(lambda: answers(f"{url}/services/gpu/health"), "the broker starts", 60)
         agent = [
             sys.executable, "-m", "remote_gpu.agent.app", f"--broker=127.0.0.1:{fleet}",
             f"--token-file={tmp_path / 'carrel-node-token'}", "--port=0", "--node-name=own-hub",
@@ -83,7 +83,7 @@ def test_the_hub_starts_the_broker_and_takes_it_along(tmp_path: Path) -> None:
         ]  # fmt: skip
         with running(agent, tmp_path, "agent.log"):
             ada = Person(url, "ada", "only for this test")
-            eventually(lambda: "512 of 512 MiB" in ada.form(), "the GPU is offered", 20)
+            eventually(lambda: "512 of 512 MiB" in ada.form(), "the GPU is offered", 60)
             page = ada.http.get("/services/gpu/")
             assert "My GPU slices" in page.text
             admin = Person(url, "admin", "only for this test")
@@ -100,7 +100,7 @@ def test_the_hub_starts_the_broker_and_takes_it_along(tmp_path: Path) -> None:
         process.wait(10)
         brokers = [each for each in children if _is_broker(each)]
         assert brokers
-        _, alive = psutil.wait_procs(brokers, 15)
+        _, alive = psutil.wait_procs(brokers, 30)
         assert not alive
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
