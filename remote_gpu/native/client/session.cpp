@@ -237,8 +237,7 @@ void Session::wait(Pending& pending) {
         read_frame();
         lock.lock();
         reading_ = false;
-        // Whoever is next reads on.
-        if (!waiting_.empty() || host_call_) changed_.notify_all();
+        changed_.notify_all();  // what was read may be another's; or another must read on
     }
 }
 
@@ -252,7 +251,7 @@ void Session::poll() {
         lock.lock();
     }
     reading_ = false;
-    if (!waiting_.empty() || host_call_) changed_.notify_all();
+    changed_.notify_all();  // even if nobody waits for more: an answer that was read has its thread
 }
 
 void Session::listen() {

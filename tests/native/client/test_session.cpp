@@ -7,6 +7,7 @@
 #include "client/worker_process.hpp"
 
 using carrel::test::kPtx;
+using carrel::client::session;
 using carrel::test::worker;
 
 #define OK(call) CHECK_EQ(static_cast<int>(call), 0)
@@ -164,6 +165,17 @@ TEST(waiting_does_not_block_other_threads) {
     waiting.join();
     OK(cuStreamDestroy_v2(quick));
     OK(cuStreamDestroy_v2(slow));
+}
+
+TEST(an_answer_that_another_thread_has_read_wakes_who_waits_for_it) {
+    worker();
+    std::atomic<bool> done{false};
+    std::thread reader([&] {
+        while (!done) session().poll();
+    });
+    for (int i = 0; i < 20'000; ++i) OK(cuCtxSynchronize());
+    done = true;
+    reader.join();
 }
 
 TEST(eight_threads_at_once) {
