@@ -10,6 +10,7 @@ void Outbox::send(wire::Frame kind, uint32_t reply, std::span<const std::byte> b
     const iovec parts[2] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
                             {const_cast<std::byte*>(body.data()), body.size()}};
     const std::lock_guard lock(mutex_);
+    if (kind == wire::Frame::reply) told_ = false;
     channel_.send(
         std::span(parts, body.empty() ? 1 : 2));  // a broken socket shows at the next read
     bytes_.fetch_add(sizeof header + body.size(), std::memory_order_relaxed);
