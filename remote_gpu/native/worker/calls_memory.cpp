@@ -89,9 +89,10 @@ void Server::copy_shape(wire::Reader& in, uint64_t bulk, Reply& out) {
         bulk != (direction == Direction::to_device ? width * rows : 0)) {
         throw wire::Malformed("a copy whose data does not fit its shape");
     }
-    std::vector<std::byte> dense(direction == Direction::on_device ? 0 : width * rows);
-    if (bulk && !channel_.receive(dense.data(), dense.size())) {
-        throw wire::Malformed("a copy ends too early");
+    HostBuffer dense;
+    if (bulk) {
+        dense = HostBuffer(driver_, bulk);
+        if (!channel_.receive(dense.data(), bulk)) throw wire::Malformed("a copy ends too early");
     }
     const auto stream = objects_.get<CUstream>(name);
     if (direction == Direction::on_device) {
@@ -103,27 +104,24 @@ void Server::copy_shape(wire::Reader& in, uint64_t bulk, Reply& out) {
         shape.srcXInBytes = shape.srcY = shape.srcZ = 0;
         shape.srcPitch = width;
         shape.srcHeight = shape.Height;
-        // The buffer must outlive the copy, so this one is waited for.
-        CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
-        if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
-        out.result(result);
+        out.result(invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream));
+        transfer_.hold(std::move(dense), stream);
         return;
     }
     if (!out.wanted()) throw wire::Malformed("a copy to the host without an answer");
-    later(out,
-          [this, shape, stream, data = std::make_shared<std::vector<std::byte>>(std::move(dense))](
-              Reply& reply) mutable {
-              shape.dstHost = data->data();
-              shape.dstXInBytes = shape.dstY = shape.dstZ = 0;
-              shape.dstPitch = shape.WidthInBytes;
-              shape.dstHeight = shape.Height;
-              CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
-              if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
-              reply.result(result);
-              if (result != CUDA_SUCCESS) return;
-              reply.writer().raw(data->data(), data->size());
-              reply.writer().put(static_cast<int32_t>(result));
-          });
+    later(out, [this, shape, stream, data = std::make_shared<std::vector<std::byte>>(width * rows)](
+                   Reply& reply) mutable {
+        shape.dstHost = data->data();
+        shape.dstXInBytes = shape.dstY = shape.dstZ = 0;
+        shape.dstPitch = shape.WidthInBytes;
+        shape.dstHeight = shape.Height;
+        CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
+        if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
+        reply.result(result);
+        if (result != CUDA_SUCCESS) return;
+        reply.writer().raw(data->data(), data->size());
+        reply.writer().put(static_cast<int32_t>(result));
+    });
 }
 
 // Everything in the primary context goes, except what holds memory for the session.

@@ -7,37 +7,74 @@
 
 namespace carrel::worker {
 
+HostBuffer::HostBuffer(const DriverTable& driver, size_t size) : driver_(&driver), size_(size) {
+    void* data = nullptr;
+    pinned_ = invoke(driver.cuMemHostAlloc, &data, size, 0u) == CUDA_SUCCESS;
+    if (!pinned_ && !(data = std::malloc(size))) throw std::bad_alloc();
+    data_ = static_cast<std::byte*>(data);
+}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+    std::swap(driver_, other.driver_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(pinned_, other.pinned_);
+    return *this;
+}
+
+HostBuffer::~HostBuffer() {
+    if (pinned_) {
+        invoke(driver_->cuMemFreeHost, static_cast<void*>(data_));
+    } else {
+        std::free(data_);
+    }
+}
+
 Transfer::~Transfer() {
     clear();
 }
 
 void Transfer::clear() {
-    for (Chunk& chunk : ring_) free_chunk(chunk);
+    for (Chunk& chunk : ring_) forget_users(chunk);
     ring_.clear();
+    while (!held_.empty()) release_oldest_held();
     const std::lock_guard lock(mutex_);
-    for (auto& chunk : spare_) free_chunk(*chunk);
     spare_.clear();
 }
 
-Transfer::Chunk Transfer::make_chunk() {
-    Chunk chunk;
-    void* data = nullptr;
-    chunk.pinned = invoke(driver_.cuMemHostAlloc, &data, kChunk, 0u) == CUDA_SUCCESS;
-    if (!chunk.pinned && !(data = std::malloc(kChunk))) throw std::bad_alloc();
-    chunk.data = static_cast<std::byte*>(data);
-    return chunk;
-}
-
-void Transfer::free_chunk(Chunk& chunk) {
+// Waits for the copies that read the chunk.
+void Transfer::forget_users(Chunk& chunk) {
     for (const auto& [stream, event] : chunk.users) {
         invoke(driver_.cuEventSynchronize, event);
         invoke(driver_.cuEventDestroy_v2, event);
     }
-    if (chunk.pinned) {
-        invoke(driver_.cuMemFreeHost, static_cast<void*>(chunk.data));
-    } else {
-        std::free(chunk.data);
+    chunk.users.clear();
+    chunk.used = 0;
+}
+
+void Transfer::hold(HostBuffer buffer, CUstream stream) {
+    while (!held_.empty() &&
+           (invoke(driver_.cuEventQuery, held_.front().done) != CUDA_ERROR_NOT_READY ||
+            (held_bytes_ > kMaxHeld && !host_calls_.outstanding()))) {
+        release_oldest_held();
     }
+    CUevent done = nullptr;
+    constexpr unsigned int kDisableTiming = 2;
+    CUresult made = invoke(driver_.cuEventCreate, &done, kDisableTiming);
+    if (made == CUDA_SUCCESS) made = invoke(driver_.cuEventRecord, done, stream);
+    if (made != CUDA_SUCCESS) {
+        invoke(driver_.cuStreamSynchronize, stream);
+        return;
+    }
+    held_bytes_ += buffer.size();
+    held_.push_back({std::move(buffer), done});
+}
+
+void Transfer::release_oldest_held() {
+    invoke(driver_.cuEventSynchronize, held_.front().done);
+    invoke(driver_.cuEventDestroy_v2, held_.front().done);
+    held_bytes_ -= held_.front().buffer.size();
+    held_.pop_front();
 }
 
 Transfer::Chunk& Transfer::stage(size_t size) {
@@ -57,14 +94,8 @@ Transfer::Chunk& Transfer::stage(size_t size) {
         ring_.push_front(make_chunk());
         return ring_.front();
     }
-    Chunk& chunk = ring_.front();
-    for (const auto& [stream, event] : chunk.users) {
-        invoke(driver_.cuEventSynchronize, event);
-        invoke(driver_.cuEventDestroy_v2, event);
-    }
-    chunk.users.clear();
-    chunk.used = 0;
-    return chunk;
+    forget_users(ring_.front());
+    return ring_.front();
 }
 
 // Notes that the stream reads the chunk until the work queued so far is done.
@@ -94,7 +125,7 @@ CUresult Transfer::copy_in(CUdeviceptr to, std::span<const std::byte> data, CUst
     while (!data.empty() && result == CUDA_SUCCESS) {
         const size_t part = std::min(data.size(), kChunk);
         Chunk& chunk = stage(part);
-        std::byte* at = chunk.data + chunk.used;
+        std::byte* at = chunk.buffer.data() + chunk.used;
         std::memcpy(at, data.data(), part);
         chunk.used += (part + 63) / 64 * 64;
         result =
@@ -112,7 +143,7 @@ bool Transfer::copy_in_bulk(wire::Channel& from, CUdeviceptr to, uint64_t bytes,
     while (bytes) {
         const size_t part = std::min<uint64_t>(bytes, kChunk);
         Chunk& chunk = stage(part);
-        std::byte* at = chunk.data + chunk.used;
+        std::byte* at = chunk.buffer.data() + chunk.used;
         if (!from.receive(at, part)) return false;
         if (*result == CUDA_SUCCESS) {
             chunk.used += (part + 63) / 64 * 64;
@@ -140,11 +171,7 @@ std::unique_ptr<Transfer::Chunk> Transfer::borrow() {
 
 void Transfer::give_back(std::unique_ptr<Chunk> chunk) {
     const std::lock_guard lock(mutex_);
-    if (spare_.size() < kChunks) {
-        spare_.push_back(std::move(chunk));
-    } else {
-        free_chunk(*chunk);
-    }
+    if (spare_.size() < kChunks) spare_.push_back(std::move(chunk));
 }
 
 void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64_t bytes,
@@ -152,7 +179,7 @@ void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64
     std::unique_ptr<Chunk> ready = borrow();
     uint64_t part = std::min<uint64_t>(bytes, kChunk);
     const auto fetch = [&](Chunk& chunk, CUdeviceptr at, uint64_t size) {
-        return invoke(driver_.cuMemcpyDtoHAsync_v2, static_cast<void*>(chunk.data), at,
+        return invoke(driver_.cuMemcpyDtoHAsync_v2, static_cast<void*>(chunk.buffer.data()), at,
                       size_t{size}, stream);
     };
     const auto settle = [&](CUresult queued) {
@@ -175,7 +202,7 @@ void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64
             const uint64_t next_part = std::min<uint64_t>(bytes - after, kChunk);
             CUresult queued = CUDA_SUCCESS;
             if (next_part) queued = fetch(*next, from + after, next_part);
-            const bool open = write(ready->data, part);
+            const bool open = write(ready->buffer.data(), part);
             if (!next_part) break;
             queued = settle(queued);
             if (queued != CUDA_SUCCESS) result = queued;  // the rest is sent as it is

@@ -6,8 +6,8 @@
 #include "check.hpp"
 #include "client/worker_process.hpp"
 
-using carrel::test::kPtx;
 using carrel::client::session;
+using carrel::test::kPtx;
 using carrel::test::worker;
 
 #define OK(call) CHECK_EQ(static_cast<int>(call), 0)
@@ -245,6 +245,15 @@ TEST(host_functions_run_here_in_stream_order) {
     CUdeviceptr big = 0;
     OK(cuMemAlloc_v2(&big, large.size()));
     OK(cuMemcpyHtoDAsync_v2(big, large.data(), large.size(), stream));
+    CUDA_MEMCPY2D block{};
+    block.srcMemoryType = CU_MEMORYTYPE_HOST;
+    block.srcHost = large.data();
+    block.srcPitch = 4096;
+    block.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+    block.dstDevice = big;
+    block.dstPitch = 4096;
+    block.WidthInBytes = 4000, block.Height = 1000;
+    for (int i = 0; i < 3; ++i) OK(cuMemcpy2DAsync_v2(&block, stream));
     OK(cuStreamSynchronize(stream));
     CHECK(order == (std::vector<int>{0, 1, 2}));
     CHECK_EQ(status.load(), 0);
