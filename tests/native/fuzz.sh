@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the wire decoder with libFuzzer for the given number of seconds. Needs clang 14 or newer
+# Fuzzes the wire decoder and the PTX engine with libFuzzer for the given number of seconds. Needs clang 14 or newer
 # with its sanitizer runtime; installs Debian's clang-19 when there is none and it may.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,7 +27,26 @@ build=build/native-fuzz
 cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" -DCARREL_FUZZ=ON \
     "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
-cmake --build "$build" --target fuzz_decoder
-mkdir -p "$build/corpus"
-exec "$build/bin/fuzz_decoder" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
-    -print_final_stats=1 "$build/corpus"
+cmake --build "$build" --target fuzz_decoder fuzz_ptx
+
+# One process each, side by side; a finding is kept in the build folder and ends this with an error.
+fuzz() {
+    local name=$1
+    shift
+    mkdir -p "$build/$name"
+    "$build/bin/$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3072 -print_final_stats=1 \
+        "-artifact_prefix=$build/$name-" "$build/$name" "$@" >"$build/$name.log" 2>&1
+}
+declare -A running
+fuzz fuzz_decoder & running[fuzz_decoder]=$!
+fuzz fuzz_ptx tests/native/softgpu/ptx/programs & running[fuzz_ptx]=$!
+failed=0
+for name in "${!running[@]}"; do
+    if wait "${running[$name]}"; then
+        echo "$name: $(grep -E '^Done|number_of_executed' "$build/$name.log" | tr '\n' ' ')"
+    else
+        tail -60 "$build/$name.log" >&2
+        failed=1
+    fi
+done
+exit $failed
