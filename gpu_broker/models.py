@@ -24,9 +24,14 @@ NodeState = Literal["online", "offline", "lost"]
 MAX_MIB = 2**40
 MAX_TFLOPS = 1e9
 
-UserName = Annotated[str, Field(min_length=1, max_length=255)]
-ServerName = Annotated[str, Field(max_length=255)]
-Label = Annotated[str, Field(max_length=256)]
+MIN_TFLOPS = 0.001
+
+_PRINTABLE = (
+    r"^[^\x00-\x1f\x7f]*$"  # no control characters: PostgreSQL has no NUL, logs no line breaks
+)
+UserName = Annotated[str, Field(min_length=1, max_length=255, pattern=_PRINTABLE)]
+ServerName = Annotated[str, Field(max_length=255, pattern=_PRINTABLE)]
+Label = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
 
 
 class Input(BaseModel):
@@ -50,7 +55,12 @@ class LeaseRequest(Input):
     vram_mib: Annotated[int, Field(ge=1, le=MAX_MIB, description="VRAM in MiB")]
     tflops: Annotated[
         float,
-        Field(gt=0, le=MAX_TFLOPS, allow_inf_nan=False, description="compute, dense FP16 TFLOPS"),
+        Field(
+            ge=MIN_TFLOPS,
+            le=MAX_TFLOPS,
+            allow_inf_nan=False,
+            description="compute, dense FP16 TFLOPS",
+        ),
     ]
     user: UserName | None = Field(
         None, description="for whom; others than oneself need custom:gpu:admin"

@@ -191,7 +191,14 @@ def _plain(status: int, error: BaseException | None) -> Problem:
 
 def _invalid(error: ValidationError) -> errors.Refusal:
     problems = [
-        (".".join(str(part) for part in item["loc"]), item["msg"], item.get("input"))
+        (
+            ".".join(str(part) for part in item["loc"]),
+            # The only pattern there is (gpu_broker.models) forbids them.
+            "must not contain control characters"
+            if item["type"] == "string_pattern_mismatch"
+            else item["msg"],
+            item.get("input"),
+        )
         for item in error.errors(include_url=False, include_context=False)
     ]
     sentences = []

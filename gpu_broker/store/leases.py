@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -389,6 +390,8 @@ def _encode_cursor(row: tables.Lease) -> str:
 def _decode_cursor(cursor: str) -> tuple[float, str]:
     try:
         at, _, id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-        return float(at), id
+        if math.isfinite(when := float(at)):
+            return when, id
+        raise ValueError(at)
     except (ValueError, binascii.Error) as error:
         raise errors.invalid("cursor", "This is not a cursor that a page gave out.") from error
