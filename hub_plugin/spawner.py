@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.spawner import SimpleLocalProcessSpawner
+from sqlalchemy.orm import object_session
 from traitlets import Bool, Dict, Float, List, TraitError, Unicode, default, validate
 from traitlets.config import LoggingConfigurable
 
@@ -183,6 +184,11 @@ class GPULeaseMixin(_Base):  # type: ignore[misc]
         try:
             return from_options(options, self.sizes, self.allow_custom_gpu)
         except InvalidChoice as error:
+            # The hub has stored them already, and would offer them to the next start.
+            self.user_options: dict[str, Any] = {}
+            if session := self.orm_spawner and object_session(self.orm_spawner):
+                self.orm_spawner.user_options = {}
+                session.commit()
             raise refusal(str(error), INVALID, 422) from error
 
     # ---- a start and its end -----------------------------------------------------------------
