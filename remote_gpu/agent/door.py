@@ -95,9 +95,14 @@ class FrontDoor:
                 oldest = next(iter(self._arriving))
                 oldest.cancel(_CROWDED)
                 self._arriving.pop(oldest, None)
+                del oldest
             task = asyncio.create_task(self._welcome(client, f"{peer[0]}:{peer[1]}"))
             self._arriving[task] = None
             task.add_done_callback(lambda done: self._arriving.pop(done, None))
+            del client, task
+            # While a crowd waits, accepting does not yield by itself: let handshakes begin and the
+            # refused be told.
+            await asyncio.sleep(0)
 
     async def _welcome(self, client: socket.socket, peer: str) -> None:
         """Runs one handshake and hands the client on; never raises."""

@@ -214,12 +214,11 @@ async def test_half_open_connections_are_dropped_in_time(
 
 async def test_a_thousand_connections_at_once(node: Node, logs: pytest.LogCaptureFixture) -> None:
     witness = await neighbour(node)
-    crowd = []
-    for _ in range(1000):
-        one = socket.socket()
+    where = ("127.0.0.1", node.port)
+    # All at once: they have connected before the door looks.
+    crowd = [socket.create_connection(where) for _ in range(1000)]
+    for one in crowd:
         one.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", node.port))
-        crowd.append(one)
     # While they all stand in the door, an honest client gets in at once, a running one goes on.
     started = time.monotonic()
     late = await Client.connect(node.port)
