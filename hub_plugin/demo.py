@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from gpu_broker.client import BrokerClient, BrokerError
-from hub_plugin import orphans
+from remote_gpu import orphans
 
 HERE = Path(__file__).parent
 PROXY = "configurable-http-proxy"

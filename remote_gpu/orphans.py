@@ -1,6 +1,7 @@
 """Processes left by a child that died: this process adopts them, so that it can end them.
 
-A hub that is killed leaves people's servers behind, and those their kernels. Linux only.
+A hub that is killed leaves people's servers behind, and those their kernels; a shell script that is
+ended leaves its programs. Linux only.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import environment
+from . import environment, orphans
 from .agent import inventory
 from .agent.node import Node
 from .units import format_size, parse_size
@@ -59,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if level == "WARNING":
         logging.getLogger("carrel.agent").setLevel(logging.ERROR)
     try:
-        status = asyncio.run(_run(arguments))
+        orphans.adopt()
+        try:
+            status = asyncio.run(_run(arguments))
+        finally:
+            orphans.end_all()  # what the program left behind
     except (Failure, inventory.NoGpu, FileNotFoundError) as error:
         print(f"carrel-run: {error}", file=sys.stderr)
         sys.exit(125)
@@ -192,6 +197,8 @@ def _in_foreground() -> bool:
 
 async def _run_private(arguments: argparse.Namespace, signals: Signals) -> int:
     if arguments.software:
+        if re.search(r"(^|,)\s*count\s*=", arguments.software):
+            raise Failure("--software-gpu: a slice is of one GPU; leave count out")
         setting = f"count=1,{arguments.software}"
         gpus = inventory.software_gpus(setting)
     else:

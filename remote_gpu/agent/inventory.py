@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,7 +60,14 @@ def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
     """
     from .. import __version__
 
-    found = _probe(environment.SOFTWARE_DRIVER, {"CARREL_SOFTGPU": setting})
+    try:
+        found = _probe(environment.SOFTWARE_DRIVER, {"CARREL_SOFTGPU": setting})
+    except NoGpu as error:
+        if wrong := re.search(r"CARREL_SOFTGPU: (.+ is not allowed; .+)", str(error)):
+            raise NoGpu(
+                f"software GPU: {wrong[1]}; an example of a whole setting is vram=8GiB,cc=8.0"
+            ) from None
+        raise
     return [
         Gpu(
             index=device["index"],

@@ -81,14 +81,14 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.fixture
-def left_behind() -> Callable[[], set[str]]:
+def left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[Path]]:
     """What there is in temporary and shared-memory directories that was not there before."""
+    for variable in ("TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
 
-    def files() -> set[str]:
-        names = set()
-        for folder in ("/tmp", "/dev/shm", "/run", os.environ.get("XDG_RUNTIME_DIR", "/tmp")):
-            names |= {f"{folder}/{name}" for name in os.listdir(folder) if "carrel" in name.lower()}
-        return names
+    def files() -> set[Path]:
+        shared = {path for path in Path("/dev/shm").iterdir() if "carrel" in path.name.lower()}
+        return {*tmp_path.iterdir(), *shared}
 
     before = files()
     return lambda: files() - before
@@ -164,7 +164,7 @@ def test_no_secret_in_arguments() -> None:
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_behind(left_behind: Callable[[], set[str]]) -> None:
+def test_nothing_is_left_behind(left_behind: Callable[[], set[Path]]) -> None:
     process = start("sys.stdin.read()", stdin=subprocess.PIPE)
     members = family(process)
     assert {"carrel-worker"} <= {p.name() for p in members}
@@ -179,7 +179,7 @@ def test_nothing_is_left_behind(left_behind: Callable[[], set[str]]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted(number: signal.Signals, left_behind: Callable[[], set[str]]) -> None:
+def test_interrupted(number: signal.Signals, left_behind: Callable[[], set[Path]]) -> None:
     process = start("signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(60)")
     members = family(process)
     process.send_signal(number)
@@ -199,7 +199,7 @@ def test_a_program_may_handle_its_signals() -> None:
     assert (out, process.returncode) == ("caught\n", 5)
 
 
-def test_killed(left_behind: Callable[[], set[str]]) -> None:
+def test_killed(left_behind: Callable[[], set[Path]]) -> None:
     process = start("time.sleep(60)")
     members = family(process)
     assert len(members) == 2
@@ -210,7 +210,7 @@ def test_killed(left_behind: Callable[[], set[str]]) -> None:
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.1, 0.2, 0.3, 0.5, 0.8])
-def test_interrupted_while_it_starts(after_s: float, left_behind: Callable[[], set[str]]) -> None:
+def test_interrupted_while_it_starts(after_s: float, left_behind: Callable[[], set[Path]]) -> None:
     process = subprocess.Popen(
         [*SOFTWARE, "sleep", "60"], env=environment(), stderr=subprocess.PIPE, text=True
     )
@@ -262,6 +262,17 @@ def test_a_killed_worker_ends_in_an_error_not_a_hang() -> None:
     assert process.returncode == 0
 
 
+def test_an_interrupt_ends_what_a_script_has_started() -> None:
+    process = subprocess.Popen(
+        [*SOFTWARE, "bash", "-c", "sleep 300 & sleep 301; true"], env=environment()
+    )
+    eventually(lambda: len(family(process)) >= 3, "the script runs")
+    left = family(process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    eventually(lambda: ended(left), "nothing is left")
+
+
 # --- what it says ---------------------------------------------------------------------------------
 
 
@@ -277,8 +288,10 @@ def test_without_a_gpu_it_names_the_software_gpu(tmp_path: Path) -> None:
     [
         (["--software-gpu", "vram=256MiB", "--vram", "1GiB"], 125, "256 MiB"),
         (["--software-gpu", "vram=256MiB", "--tflops", "900"], 125, "900"),
-        (["--software-gpu", "vram=-3"], 125, "vram"),
+        (["--software-gpu", "vram=-3"], 125, "vram=-3 is not allowed; expected a size from 2MiB"),
+        (["--software-gpu", "vram=1000000GiB"], 125, "vram=1000000GiB is not allowed"),
         (["--software-gpu", "colour=red"], 125, "colour"),
+        (["--software-gpu", "vram=1GiB,count=3"], 125, "leave count out"),
         (["--vram", "lots"], 2, "2GiB"),
         (["--tflops", "nan"], 2, "nan"),
         (["--driver", "/nonexistent/libcuda.so.1"], 125, "libcuda.so.1"),
@@ -294,6 +307,7 @@ def test_errors_say_what_to_do(options: list[str], status: int, said: str) -> No
     done = run(*CARREL_RUN, *options, "--", "true")
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 4 if status == 2 else done.stderr.count("\n") == 1
 
 
 def test_commands_that_are_not_there() -> None:

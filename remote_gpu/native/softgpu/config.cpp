@@ -27,13 +27,18 @@ std::size_t size(std::string_view key, std::string_view value) {
     static constexpr struct {
         std::string_view suffix;
         unsigned shift;
-    } kUnits[] = {{"KiB", 10}, {"MiB", 20}, {"GiB", 30}};
-    for (const auto& unit : kUnits)
-        if (value.ends_with(unit.suffix)) {
-            const std::string_view digits = value.substr(0, value.size() - unit.suffix.size());
-            return number(key, digits, 1, std::size_t{1} << (44 - unit.shift)) << unit.shift;
-        }
-    return number(key, value, std::size_t{1} << 21, std::size_t{1} << 44);
+    } kUnits[] = {{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"", 0}};
+    constexpr std::size_t kLeast = std::size_t{2} << 20;
+    constexpr std::size_t kMost = std::size_t{1} << 44;
+    const auto& unit =
+        *std::ranges::find_if(kUnits, [&](const auto& u) { return value.ends_with(u.suffix); });
+    const char* const end = value.data() + value.size() - unit.suffix.size();
+    std::size_t count = 0;
+    const auto [stop, error] = std::from_chars(value.data(), end, count);
+    if (error != std::errc{} || stop != end || count > kMost >> unit.shift ||
+        count << unit.shift < kLeast)
+        refuse(key, value, "a size from 2MiB to 16384GiB, such as 8GiB");
+    return count << unit.shift;
 }
 
 void set(Config& config, std::string_view key, std::string_view value) {
@@ -41,7 +46,6 @@ void set(Config& config, std::string_view key, std::string_view value) {
         config.count = static_cast<unsigned>(number(key, value, 1, 16));
     } else if (key == "vram") {
         config.vram_bytes = size(key, value);
-        if (config.vram_bytes < std::size_t{2} << 20) refuse(key, value, "at least 2MiB");
     } else if (key == "name") {
         if (value.empty() || value.size() > 200) refuse(key, value, "1 to 200 characters");
         config.name = value;
@@ -73,7 +77,9 @@ Config parse_config(std::string_view text) {
         text.remove_prefix(std::min(comma + 1, text.size()));
         if (item.empty()) continue;
         const std::size_t equals = item.find('=');
-        if (equals == std::string_view::npos) refuse(item, "", "key=value");
+        if (equals == std::string_view::npos)
+            refuse(item, "",
+                   "key=value with a key of count, vram, name, sms, cc, threads, watchdog, state");
         set(config, item.substr(0, equals), item.substr(equals + 1));
     }
     if (config.host_threads == 0)
