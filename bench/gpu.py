@@ -33,13 +33,20 @@ def gpu() -> dict[str, str]:
     return {"name": name, "driver": version, "memory": memory}
 
 
+_PROGRAM_TIMEOUT_S = 120
+
+
 def run_program(prefix: Sequence[str], program: Path) -> dict[str, Any]:
     """Runs one numba program; seconds, and whether it found its results right."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [*prefix, sys.executable, str(program)],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*prefix, sys.executable, str(program)],
+            cwd=ROOT, capture_output=True, text=True, timeout=_PROGRAM_TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        error = f"not done after {_PROGRAM_TIMEOUT_S} s"
+        return {"passed": False, "seconds": _PROGRAM_TIMEOUT_S, "error": error}
     result: dict[str, Any] = {
         "passed": done.returncode == 0,
         "seconds": round(time.perf_counter() - start, 3),
@@ -69,21 +76,19 @@ def main() -> None:
             flush=True,
         )
 
+    slug = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
+    output = arguments.output or ROOT / "bench" / "results" / f"{slug}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine.describe(), "gpu": device, "programs": programs}
+    output.write_text(json.dumps(result, indent=2) + "\n")  # should the rest fail
+
     native, remote = driver.run([]), driver.run(REMOTE)
     remote["attach_ms"], native["attach_ms"] = driver.attach_ms(REMOTE), driver.attach_ms([])
     print(f"\n{'figure':24} {'native':>12} {'remote':>12}")
     for figure in sorted(set(native) & set(remote) - {"device", "driver_version"}):
         print(f"{figure:24} {float(native[figure]):12.4g} {float(remote[figure]):12.4g}")
 
-    slug = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
-    output = arguments.output or ROOT / "bench" / "results" / f"{slug}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "machine": machine.describe(),
-        "gpu": device,
-        "programs": programs,
-        "driver": {"native": native, "remote": remote},
-    }
+    result["driver"] = {"native": native, "remote": remote}
     output.write_text(json.dumps(result, indent=2) + "\n")
     failed = [name for name, p in programs.items() if not p["remote"]["passed"]]
     print(f"\nwritten to {output}; {len(programs) - len(failed)} of {len(programs)} programs pass")
