@@ -236,3 +236,65 @@ def test_what_kernels_print_appears_on_the_programs_own_streams() -> None:
         "after",
     ]
     assert "illegal global memory access" in err
+
+
+def test_a_killed_program_takes_its_worker_along_out_of_a_long_call() -> None:
+    """The GPU never finishes, so the worker is in a copy that waits for it."""
+    process = start(
+        """
+        check_sum()
+        child = subprocess.Popen(
+            [sys.executable, "-c", os.environ["PROGRAM"]], stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline().strip() == "ready"
+        time.sleep(3)  # until it stands in its copy
+        print("kill", child.pid, flush=True)
+        sys.stdin.readline()
+        check_sum()
+        """.replace(
+            'os.environ["PROGRAM"]',
+            repr(
+                PRELUDE
+                + "@cuda.jit\ndef forever(a):\n    while a[0] == 0:\n        pass\n\n"
+                + "flag = cuda.to_device(np.zeros(1, np.int32))\n"
+                + "big = cuda.device_array(96 << 20, np.uint8)\n"
+                + "forever[1, 1](flag)\nprint('ready', flush=True)\n"
+                + "big.copy_to_device(np.zeros(96 << 20, np.uint8))\n"
+            ),
+        ),
+    )
+    assert process.stdout
+    word, pid = process.stdout.readline().split()
+    assert word == "kill"
+    assert len(workers_of(process)) == 2
+    os.kill(int(pid), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while len(workers_of(process)) > 1:
+        assert time.monotonic() < deadline, "the worker of a killed program lives on"
+        time.sleep(0.1)
+    out, err = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, out + err
+
+
+def test_a_program_may_be_stopped_for_longer_than_any_network_timeout() -> None:
+    process = start(
+        """
+        big = cuda.to_device(np.arange(96 << 20, dtype=np.float32))
+        print("now", flush=True)
+        for _ in range(3):
+            back = big.copy_to_host()
+        np.testing.assert_array_equal(back, np.arange(96 << 20, dtype=np.float32))
+        print("done")
+        """,
+        "1GiB",
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "now\n"
+    (program,) = (
+        child for child in psutil.Process(process.pid).children() if child.name() != "carrel-worker"
+    )
+    time.sleep(0.05)
+    program.suspend()
+    time.sleep(40)
+    program.resume()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "done\n"), err

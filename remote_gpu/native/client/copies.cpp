@@ -26,6 +26,28 @@ void put_copy(wire::Writer& w, CUdeviceptr pointer, size_t bytes, CUstream strea
     w.put(name_of(stream));
 }
 
+CUresult send_piece(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    const Context* context = current_context();
+    if (!context) return no_context();
+    const auto number = static_cast<uint16_t>(wire::Internal::copy_in);
+    const auto encode = [&](wire::Writer& w) {
+        put_copy(w, to, bytes, stream);
+        if (bytes < wire::kInlineData) w.raw(from, bytes);
+    };
+    // Outside the arena only the worker knows whether the address is good: wait for its answer.
+    if (!in_arena(to)) {
+        Pending pending;
+        if (const CUresult bad =
+                session().transact(number, context->wire, encode, &pending,
+                                   {from, bytes < wire::kInlineData ? 0 : bytes})) {
+            return bad;
+        }
+        return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+    }
+    if (bytes < wire::kInlineData) return session().post(number, context->wire, encode);
+    return session().transact(number, context->wire, encode, nullptr, {from, bytes});
+}
+
 }  // namespace
 
 CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
@@ -47,25 +69,14 @@ CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream
 }
 
 CUresult send_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
-    const Context* context = current_context();
-    if (!context) return no_context();
-    const auto number = static_cast<uint16_t>(wire::Internal::copy_in);
-    const auto encode = [&](wire::Writer& w) {
-        put_copy(w, to, bytes, stream);
-        if (bytes < wire::kInlineData) w.raw(from, bytes);
-    };
-    // Outside the arena only the worker knows whether the address is good: wait for its answer.
-    if (!in_arena(to)) {
-        Pending pending;
-        if (const CUresult bad =
-                session().transact(number, context->wire, encode, &pending,
-                                   {from, bytes < wire::kInlineData ? 0 : bytes})) {
-            return bad;
-        }
-        return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+    const auto* at = static_cast<const std::byte*>(from);
+    while (bytes > wire::kPiece) {
+        if (const CUresult bad = send_piece(to, at, wire::kPiece, stream)) return bad;
+        to += wire::kPiece;
+        at += wire::kPiece;
+        bytes -= wire::kPiece;
     }
-    if (bytes < wire::kInlineData) return session().post(number, context->wire, encode);
-    return session().transact(number, context->wire, encode, nullptr, {from, bytes});
+    return send_piece(to, at, bytes, stream);
 }
 
 CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
@@ -93,7 +104,7 @@ CUresult fetch_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
     const Context* context = current_context();
     if (!context) return no_context();
     Pending pending;
-    pending.sink = to;
+    pending.sink = static_cast<std::byte*>(to);
     pending.sink_size = bytes;
     const auto encode = [&](wire::Writer& w) { put_copy(w, from, bytes, stream); };
     if (const CUresult bad = session().transact(static_cast<uint16_t>(wire::Internal::copy_out),

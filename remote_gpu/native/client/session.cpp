@@ -291,8 +291,9 @@ void Session::read_frame() {
         std::memcpy(&header, channel_.buffered().data(), sizeof header);
         channel_.consume(sizeof header);
         wire::check_frame(header);
-        if (header.kind == static_cast<uint16_t>(wire::Frame::reply)) {
-            read_reply(header);
+        const auto kind = static_cast<wire::Frame>(header.kind);
+        if (kind == wire::Frame::reply || kind == wire::Frame::data) {
+            read_answer(header);
         } else {
             std::vector<std::byte> body(header.size);
             if (!channel_.receive(body.data(), body.size())) {
@@ -300,7 +301,9 @@ void Session::read_frame() {
                 return;
             }
             wire::Reader in(body);
-            switch (static_cast<wire::Frame>(header.kind)) {
+            switch (kind) {
+                case wire::Frame::ping:
+                    break;
                 case wire::Frame::error: {
                     const auto call = static_cast<Call>(in.get<uint16_t>());
                     fail(call, static_cast<CUresult>(in.get<int32_t>()));
@@ -340,7 +343,9 @@ void Session::read_frame() {
     ++frames_;
 }
 
-void Session::read_reply(const wire::FrameHeader& header) {
+// A reply, or data that goes before one.
+void Session::read_answer(const wire::FrameHeader& header) {
+    const bool reply = header.kind == static_cast<uint16_t>(wire::Frame::reply);
     Pending* pending = nullptr;
     {
         const std::lock_guard lock(wait_);
@@ -348,37 +353,36 @@ void Session::read_reply(const wire::FrameHeader& header) {
                                         [&](const Pending* p) { return p->id == header.reply; });
         if (found == waiting_.end()) throw wire::Malformed("an answer that nobody asked for");
         pending = *found;
-    }
-    bool whole = true;
-    if (pending->sink && header.size == pending->sink_size + 2 * sizeof(int32_t)) {
-        // i32 result, data, i32 result at the end
-        int32_t results[2] = {};
-        whole = channel_.receive(&results[0], sizeof(int32_t));
-        if (whole && !channel_.receive(pending->sink, pending->sink_size)) {
-            whole = false;
-            if (channel_.error() == EFAULT) {
-                lose(CUDA_ERROR_INVALID_VALUE, "the program gave a copy a bad host address");
-                return;
-            }
+        if (!reply && header.size > pending->sink_size) {
+            throw wire::Malformed("more data than was asked for");
         }
-        whole = whole && channel_.receive(&results[1], sizeof(int32_t));
-        pending->size = sizeof(int32_t);
-        std::memcpy(pending->small, &results[1], sizeof(int32_t));
+        pending->receiving = true;
+    }
+    std::byte* to = pending->small;
+    if (!reply) {
+        to = pending->sink;
+        pending->sink += header.size;
+        pending->sink_size -= header.size;
     } else {
-        if (header.size > wire::kMaxPayload) throw wire::Malformed("an answer is too large");
         pending->size = header.size;
-        void* to = pending->small;
         if (header.size > sizeof pending->small) {
             pending->large.resize(header.size);
             to = pending->large.data();
         }
-        whole = channel_.receive(to, header.size);
     }
-    if (!whole) {
+    const bool whole = channel_.receive(to, header.size);
+    if (!whole && channel_.error() == EFAULT) {
+        lose(CUDA_ERROR_INVALID_VALUE, "the program gave a copy a bad host address");
+    } else if (!whole) {
         lose(CUDA_ERROR_DEVICE_UNAVAILABLE, "the connection to the GPU host broke in an answer");
-        return;
     }
     const std::lock_guard lock(wait_);
+    pending->receiving = false;
+    if (!connected_.load(std::memory_order_relaxed)) {
+        pending->lost = static_cast<CUresult>(status_.load());
+    } else if (!reply) {
+        return;
+    }
     pending->done = true;
     std::erase(waiting_, pending);
 }
@@ -421,11 +425,12 @@ void Session::lose(CUresult error, const std::string& reason) {
         const std::lock_guard lock(wait_);
         if (!connected_.exchange(false)) return;
         status_.store(error, std::memory_order_release);
-        for (Pending* pending : waiting_) {
+        std::erase_if(waiting_, [error](Pending* pending) {
+            if (pending->receiving) return false;
             pending->lost = error;
             pending->done = true;
-        }
-        waiting_.clear();
+            return true;
+        });
         ++frames_;
     }
     channel_.shutdown();

@@ -27,9 +27,10 @@ struct Pending {
     uint32_t id = 0;
     bool done = false;
     CUresult lost = CUDA_SUCCESS;  // why there is no answer
-    void* sink = nullptr;          // where the data of a copy_out goes
-    uint64_t sink_size = 0;
-    size_t size = 0;  // payload bytes
+    bool receiving = false;        // a thread writes into it: only that thread may end it
+    std::byte* sink = nullptr;     // where the next data of a copy to the host goes
+    uint64_t sink_size = 0;        // bytes that are still to come
+    size_t size = 0;               // payload bytes
     std::byte small[256];
     std::vector<std::byte> large;
 
@@ -91,9 +92,14 @@ class Session {
         std::unique_lock writing(write_);
         {
             const std::lock_guard lock(send_);
-            if (!append(call, context, pending ? pending->id : 0, bulk.size, encode)) {
+            try {
+                if (!append(call, context, pending ? pending->id : 0, bulk.size, encode)) {
+                    if (pending) withdraw(*pending);
+                    return CUDA_ERROR_INVALID_HANDLE;
+                }
+            } catch (...) {
                 if (pending) withdraw(*pending);
-                return CUDA_ERROR_INVALID_HANDLE;
+                throw;
             }
             sending_.swap(pending_);
         }
@@ -148,7 +154,7 @@ class Session {
     void withdraw(Pending& pending);
     void wait(Pending& pending);
     void read_frame();
-    void read_reply(const wire::FrameHeader& header);
+    void read_answer(const wire::FrameHeader& header);
     CUresult send_out(Bulk bulk);
     CUresult start(const std::string& id);
     void wake_flusher();

@@ -15,7 +15,11 @@ namespace carrel::wire {
 
 namespace {
 constexpr size_t kMaxParts = 64;
-}
+// Tries in a row that the other end's system has not acknowledged; they double their distance from
+// 0.2 s, so that these take 25 s or more.
+constexpr unsigned kUnanswered = 7;
+constexpr timeval kLook{5, 0};  // how often a waiting send or receive looks
+}  // namespace
 
 Channel::Channel(int fd, size_t buffer) : fd_(fd), usual_(buffer), buffer_(buffer) {}
 
@@ -59,12 +63,8 @@ int Channel::send(std::span<const iovec> parts, size_t* sent) {
         ssize_t n = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EINTR) continue;
-            if (errno == EAGAIN) {
-                pollfd waiting{fd_, POLLOUT, 0};
-                ::poll(&waiting, 1, 1000);
-                continue;
-            }
-            return errno;
+            if (errno == EAGAIN && !silent()) continue;
+            return errno == EAGAIN ? ETIMEDOUT : errno;
         }
         if (sent) *sent += static_cast<size_t>(n);
         while (first < count && static_cast<size_t>(n) >= list[first].iov_len) {
@@ -82,6 +82,24 @@ int Channel::send(std::span<const iovec> parts, size_t* sent) {
 int Channel::send(const void* data, size_t size) {
     const iovec part{const_cast<void*>(data), size};
     return send(std::span(&part, 1));
+}
+
+// The kernel's own limit would also end a connection whose other end is only slow: stopped in a
+// debugger, or busy with one long call. Such an end still acknowledges what it is sent.
+bool Channel::silent() const {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    if (::getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
+    return info.tcpi_retransmits >= kUnanswered || info.tcpi_probes >= kUnanswered;
+}
+
+// Whether a receive that failed is to be tried again.
+bool Channel::again() const {
+    if (errno == EINTR) return true;
+    if (errno != EAGAIN) return false;
+    const bool dead = silent();
+    errno = ETIMEDOUT;
+    return !dead;
 }
 
 bool Channel::fill(size_t size) {
@@ -107,7 +125,7 @@ bool Channel::fill(size_t size) {
             end_ += static_cast<size_t>(n);
             return true;
         }
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && again()) continue;
         error_ = n == 0 ? 0 : errno;
         return false;
     }
@@ -124,7 +142,7 @@ bool Channel::receive(void* data, size_t size) {
         const ssize_t n = ::recv(fd_, to + done, size - done, MSG_WAITALL);
         if (n > 0) {
             done += static_cast<size_t>(n);
-        } else if (n == 0 || errno != EINTR) {
+        } else if (n == 0 || !again()) {
             error_ = n == 0 ? 0 : errno;
             return false;
         }
@@ -157,7 +175,8 @@ void tune_socket(int fd) {
     set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
     set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
     set(IPPROTO_TCP, TCP_KEEPCNT, 4);
-    set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30000);
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kLook, sizeof kLook);
+    ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kLook, sizeof kLook);
 }
 
 }  // namespace carrel::wire

@@ -43,6 +43,9 @@ class Channel {
     bool readable() const;
 
   private:
+    bool silent() const;
+    bool again() const;
+
     int fd_ = -1;
     int error_ = 0;
     size_t usual_ = 0;

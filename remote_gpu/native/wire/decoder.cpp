@@ -41,12 +41,10 @@ std::optional<CallView> decode_call(std::span<const std::byte> data, size_t* nee
 
 void check_frame(const FrameHeader& header) {
     if (header.kind < static_cast<uint16_t>(Frame::snapshot) ||
-        header.kind > static_cast<uint16_t>(Frame::output)) {
+        header.kind > static_cast<uint16_t>(Frame::last)) {
         throw Malformed("a frame has an unknown kind");
     }
-    const bool reply = header.kind == static_cast<uint16_t>(Frame::reply);
-    if (header.size > (reply ? kMaxBulk + 64 : kMaxPayload))
-        throw Malformed("a frame is too large");
+    if (header.size > kMaxPayload) throw Malformed("a frame is too large");
 }
 
 }  // namespace carrel::wire

@@ -17,6 +17,8 @@ inline constexpr size_t kMaxPayload = size_t{512} << 20;  // of one call or fram
 inline constexpr size_t kInlineData = size_t{64}
                                       << 10;  // host data below this travels in the payload
 inline constexpr uint64_t kMaxBulk = uint64_t{1} << 40;  // of one copy
+inline constexpr uint64_t kPiece = uint64_t{16} << 20;  // larger copies to the device go in pieces,
+                                                        // so that other calls find a place between
 inline constexpr uint64_t kGranule = uint64_t{2}
                                      << 20;  // device memory is mapped in multiples of it
 inline constexpr size_t kMaxParams = 32764;  // bytes of kernel parameters, CUDA's limit
@@ -44,8 +46,8 @@ enum class Internal : uint16_t {
     grow,       // u64 address, u64 bytes: create and map memory
     unmap,      // u64 address, u64 bytes: give back what one grow mapped, once it is idle
     copy_in,    // u64 device address, u64 bytes, u64 stream; data in the payload or as bulk
-    copy_out,   // u64 device address, u64 bytes, u64 stream; reply: data, then i32 result
-    copy_shape,  // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in the reply
+    copy_out,   // u64 device address, u64 bytes, u64 stream; data frames, then the reply
+    copy_shape,  // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in data frames
     host_done,   // u64 ticket: the client has run the host function
     reset,       // destroy and renew the primary context
     last,
@@ -58,6 +60,9 @@ enum class Frame : uint16_t {
     host_call,     // u64 ticket, i32 CUresult of the stream: run the host function with that number
     end,           // text: why the session ends
     output,        // u16 stream (1: stdout, 2: stderr), text: what the driver has printed
+    data,          // the next bytes of a copy to the host; a reply with the same number ends it
+    ping,          // nothing; a connection whose other end is closed answers with a reset
+    last = ping,
 };
 
 struct FrameHeader {

@@ -117,10 +117,8 @@ void Server::copy_shape(wire::Reader& in, uint64_t bulk, Reply& out) {
         shape.dstHeight = shape.Height;
         CUresult result = invoke(driver_.cuMemcpy3DAsync_v2, &shape, stream);
         if (result == CUDA_SUCCESS) result = invoke(driver_.cuStreamSynchronize, stream);
+        if (result == CUDA_SUCCESS) reply.outbox().send(wire::Frame::data, reply.number(), *data);
         reply.result(result);
-        if (result != CUDA_SUCCESS) return;
-        reply.writer().raw(data->data(), data->size());
-        reply.writer().put(static_cast<int32_t>(result));
     });
 }
 

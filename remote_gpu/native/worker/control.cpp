@@ -107,11 +107,14 @@ void Control::run() {
         const int ready = ::poll(waiting, 2, kReportMs);
         if (waiting[1].revents) return;
         if (ready == 0) report();
-        if (!waiting[0].revents) continue;
+        const bool left = ready == 0 && !server_.client_there();
+        if (!waiting[0].revents && !left) continue;
         char message[4096];
-        const ssize_t size = ::recv(fd_, message, sizeof message, 0);
+        const ssize_t size = left ? 0 : ::recv(fd_, message, sizeof message, 0);
         std::string reason;
-        if (size <= 0) {
+        if (left) {
+            reason = "the program ended";
+        } else if (size <= 0) {
             reason = "the node agent is gone";
         } else if (!parse_end({message, static_cast<size_t>(size)}, &reason)) {
             CARREL_WARNING("the node agent sent a message that is not understood");

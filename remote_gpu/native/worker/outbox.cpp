@@ -1,5 +1,7 @@
 #include "worker/outbox.hpp"
 
+#include <poll.h>
+
 #include "wire/log.hpp"
 
 namespace carrel::worker {
@@ -48,22 +50,12 @@ void Outbox::forward_output() {
     });
 }
 
-void Outbox::stream_reply(uint32_t reply, uint64_t size,
-                          const std::function<void(const Write&)>& fill) {
-    forward_output();
-    const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::reply), 0, reply, size};
-    const std::lock_guard lock(mutex_);
-    told_ = false;
-    bool first = true;
-    bytes_.fetch_add(sizeof header + size, std::memory_order_relaxed);
-    fill([&](const void* data, size_t part) {
-        // The header leaves together with the first bytes.
-        const iovec parts[2] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
-                                {const_cast<void*>(data), part}};
-        const auto span = first ? std::span(parts, 2) : std::span(parts + 1, 1);
-        first = false;
-        return channel_.send(span) == 0;
-    });
+void Outbox::ping() {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    pollfd writable{channel_.fd(), POLLOUT, 0};
+    if (!lock || ::poll(&writable, 1, 0) <= 0 || !(writable.revents & POLLOUT)) return;
+    const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::ping), 0, 0, 0};
+    channel_.send(&header, sizeof header);
 }
 
 }  // namespace carrel::worker

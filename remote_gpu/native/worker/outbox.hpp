@@ -29,9 +29,8 @@ class Outbox {
     // From now on, what the driver printed goes out ahead of each reply and error.
     void forward(Console& console) { console_ = &console; }
 
-    // A reply of `size` bytes in pieces: write(part) is called until all is out.
-    using Write = std::function<bool(const void* data, size_t size)>;
-    void stream_reply(uint32_t reply, uint64_t size, const std::function<void(const Write&)>& fill);
+    // Sends a ping unless something else is being sent. Never blocks.
+    void ping();
 
     uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 

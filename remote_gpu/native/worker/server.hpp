@@ -41,6 +41,10 @@ class Server {
     // Ends the session from another thread: the client is told why.
     void end(const std::string& reason);
 
+    // Whether the client is there, as far as can be known without blocking; for another thread, now
+    // and then. While the main loop runs one long call nobody reads the socket: then it is asked.
+    bool client_there();
+
     // What the driver prints goes to the program's terminal.
     void forward(Console& console) { outbox_.forward(console); }
 
@@ -106,6 +110,8 @@ class Server {
     bool stream_used_ = false;
     bool untouched_ = false;  // the call gives its stream no work
     std::atomic<bool> ended_{false};
+    std::atomic<uint64_t> returned_{0};  // calls from which the main loop has come back
+    uint64_t looked_at_ = 0;             // returned_ when client_there() looked last
     std::mutex reason_mutex_;
     std::string reason_;
     Waits waits_;  // last: its threads use all of the above

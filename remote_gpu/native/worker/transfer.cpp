@@ -186,35 +186,27 @@ void Transfer::copy_out(Outbox& outbox, uint32_t reply, CUdeviceptr from, uint64
         const CUresult done = invoke(driver_.cuStreamSynchronize, stream);
         return queued != CUDA_SUCCESS ? queued : done;
     };
-    auto result = static_cast<int32_t>(settle(fetch(*ready, from, part)));
-    if (result != CUDA_SUCCESS) {
-        give_back(std::move(ready));
-        wire::Writer body;
-        body.put(result);
-        outbox.send(wire::Frame::reply, reply, {body.data(), body.size()});
-        return;
+    CUresult result = settle(fetch(*ready, from, part));
+    std::unique_ptr<Chunk> next = bytes > part ? borrow() : nullptr;
+    // While one part is sent, the next is copied. Nothing is locked while the stream is waited for:
+    // it may itself wait for a host function, which the client must hear of.
+    for (uint64_t done = 0; result == CUDA_SUCCESS;) {
+        const uint64_t after = done + part;
+        const uint64_t next_part = std::min<uint64_t>(bytes - after, kChunk);
+        CUresult queued = CUDA_SUCCESS;
+        if (next_part) queued = fetch(*next, from + after, next_part);
+        outbox.send(wire::Frame::data, reply, {ready->buffer.data(), part});
+        if (!next_part) break;
+        result = settle(queued);
+        std::swap(ready, next);
+        done = after;
+        part = next_part;
     }
-    outbox.stream_reply(reply, bytes + 2 * sizeof(int32_t), [&](const Outbox::Write& write) {
-        write(&result, sizeof result);
-        std::unique_ptr<Chunk> next = bytes > part ? borrow() : nullptr;
-        for (uint64_t done = 0;;) {
-            const uint64_t after = done + part;
-            const uint64_t next_part = std::min<uint64_t>(bytes - after, kChunk);
-            CUresult queued = CUDA_SUCCESS;
-            if (next_part) queued = fetch(*next, from + after, next_part);
-            const bool open = write(ready->buffer.data(), part);
-            if (!next_part) break;
-            queued = settle(queued);
-            if (queued != CUDA_SUCCESS) result = queued;  // the rest is sent as it is
-            if (!open) break;
-            std::swap(ready, next);
-            done = after;
-            part = next_part;
-        }
-        write(&result, sizeof result);
-        if (next) give_back(std::move(next));
-    });
+    wire::Writer body;
+    body.put(static_cast<int32_t>(result));
+    outbox.send(wire::Frame::reply, reply, {body.data(), body.size()});
     give_back(std::move(ready));
+    if (next) give_back(std::move(next));
 }
 
 }  // namespace carrel::worker

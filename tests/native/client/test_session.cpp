@@ -264,6 +264,60 @@ TEST(host_functions_run_here_in_stream_order) {
     OK(cuStreamDestroy_v2(stream));
 }
 
+TEST(large_copies_to_the_host_let_host_functions_run) {
+    worker();
+    constexpr size_t size = 64 << 20;
+    CUdeviceptr d = 0;
+    OK(cuMemAlloc_v2(&d, size));
+    OK(cuMemsetD8_v2(d, 7, size));
+    CUstream stream = nullptr;
+    OK(cuStreamCreate(&stream, 0));  // the default stream waits for it
+    std::atomic<int> called{0};
+    std::atomic<bool> done{false};
+    std::thread copying([&] {
+        worker();
+        std::vector<char> host(size);
+        for (int i = 0; i < 4; ++i) OK(cuMemcpyDtoH_v2(host.data(), d, size));
+        CHECK_EQ(int{host.front()}, 7);
+        CHECK_EQ(int{host.back()}, 7);
+        done = true;
+    });
+    int launched = 0;
+    while (!done || !launched) {
+        OK(cuLaunchHostFunc(
+            stream, [](void* count) { ++*static_cast<std::atomic<int>*>(count); }, &called));
+        ++launched;
+        OK(cuStreamSynchronize(stream));
+    }
+    copying.join();
+    CHECK_EQ(called.load(), launched);
+    OK(cuMemFree_v2(d));
+    OK(cuStreamDestroy_v2(stream));
+}
+
+// More data than the node may hold for a stream that waits: the function's end overtakes it.
+TEST(large_copies_from_the_host_wait_behind_a_host_function) {
+    worker();
+    std::vector<char> host(400 << 20, 3);
+    CUdeviceptr d = 0;
+    OK(cuMemAlloc_v2(&d, host.size()));
+    CUstream stream = nullptr;
+    OK(cuStreamCreate(&stream, 1));
+    std::atomic<int> called{0};
+    OK(cuLaunchHostFunc(
+        stream, [](void* count) { ++*static_cast<std::atomic<int>*>(count); }, &called));
+    for (int i = 0; i < 3; ++i) {
+        OK(cuMemcpyHtoDAsync_v2(d, host.data(), host.size(), stream));
+    }
+    OK(cuStreamSynchronize(stream));
+    CHECK_EQ(called.load(), 1);
+    char last = 0;
+    OK(cuMemcpyDtoH_v2(&last, d + host.size() - 1, 1));
+    CHECK_EQ(int{last}, 3);
+    OK(cuMemFree_v2(d));
+    OK(cuStreamDestroy_v2(stream));
+}
+
 TEST(kernels_of_libraries_serve_as_functions) {
     worker();
     CUlibrary library = nullptr;
