@@ -27,6 +27,7 @@ log = logging.getLogger("carrel.agent")
 
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 2.0
+_MAX_REASONS = 20  # that are told until a connection succeeds
 _CONNECT_S = 10.0
 _DEFAULT_HEARTBEAT_S = 2.0
 _LAST_WORDS_S = 1.0
@@ -70,7 +71,8 @@ class FleetClient:
 
     async def run(self) -> None:
         """Connects, and connects again whenever the stream ends; returns only when cancelled."""
-        retry_s, told = _FIRST_RETRY_S, ""
+        retry_s = _FIRST_RETRY_S
+        told: set[str] = set()
         while True:
             try:
                 await self._one_stream()
@@ -83,11 +85,14 @@ class FleetClient:
                 log.exception("broker at %s: internal error", self._address)
                 reason = repr(error)
             if self.connected.is_set():
-                retry_s, told = _FIRST_RETRY_S, ""
+                retry_s = _FIRST_RETRY_S
+                told.clear()
                 self.connected.clear()
-            if reason != told:  # say the same only once
+            # The same is said only once; gRPC names other reasons now and then (a stream that ends
+            # while it is written to is "internal").
+            if reason not in told and len(told) < _MAX_REASONS:
                 log.warning("broker at %s: %s; trying again", self._address, reason)
-                told = reason
+                told.add(reason)
             await asyncio.sleep(retry_s * random.uniform(0.7, 1.0))  # noqa: S311
             retry_s = min(_LAST_RETRY_S, retry_s * 2)
 
