@@ -53,9 +53,10 @@ bool only_looks(Call call) {
 
 void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& out) {
     try {
-        untouched_ = false;
+        streams_.clear();
         if (number >= static_cast<uint16_t>(wire::Internal::first)) {
             dispatch_internal(static_cast<wire::Internal>(number), in, bulk, out);
+            note_work();
             return;
         }
         if (bulk) throw wire::Malformed("bulk data with a call that takes none");
@@ -63,8 +64,6 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
         Objects& objects = objects_;
         const DriverTable& driver = driver_;
         const CUdevice device = device_.device;
-        stream_used_ = false;
-        untouched_ = only_looks(call);
         if (call == Call::cuStreamDestroy_v2) forget_stream(in);
         switch (call) {
 #include "worker_dispatch.inc"
@@ -73,10 +72,17 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
                 break;
         }
         // Work without a stream runs on the default one.
-        if (!out.wanted() && !stream_used_ && !quiet_call(call)) activity_.touch(context_, nullptr);
+        if (!out.wanted() && streams_.empty() && !quiet_call(call)) streams_.push_back(nullptr);
+        if (!only_looks(call)) note_work();
     } catch (const BadHandle&) {
         out.result(CUDA_ERROR_INVALID_HANDLE);
     }
+}
+
+// After the driver has the work: a stream marked before could be found idle, and be forgotten, while
+// its work is on the way.
+void Server::note_work() {
+    for (const CUstream stream : streams_) activity_.touch(context_, stream);
 }
 
 // A stream that goes must not be asked any more whether it is idle.

@@ -27,10 +27,7 @@ Server::Server(Device& device, const Options& options, int client_fd)
     wire::tune_socket(client_fd);
     contexts_[wire::kPrimaryContext] = device.primary;
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);
-    objects_.on_stream = [this](CUstream stream) {
-        stream_used_ = true;
-        if (!untouched_) activity_.touch(context_, stream);
-    };
+    objects_.on_stream = [this](CUstream stream) { streams_.push_back(stream); };
     objects_.per_thread_stream = [this] {
         CUstream& stream = per_thread_[context_name_];
         if (!stream) invoke(driver_.cuStreamCreate, &stream, 0u);

@@ -61,6 +61,7 @@ class Server {
 
   private:
     void dispatch(uint16_t call, wire::Reader& in, uint64_t bulk, Reply& out);
+    void note_work();
     void forget_stream(wire::Reader in);
     void dispatch_manual(Call call, wire::Reader& in, Reply& out);
     void dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t bulk, Reply& out);
@@ -107,8 +108,7 @@ class Server {
     std::unordered_map<uint64_t, std::unique_ptr<JitJob>> links_;
     uint32_t context_name_ = 0;
     CUcontext context_ = nullptr;
-    bool stream_used_ = false;
-    bool untouched_ = false;  // the call gives its stream no work
+    std::vector<CUstream> streams_;  // that the current call names
     std::atomic<bool> ended_{false};
     std::atomic<uint64_t> returned_{0};  // calls from which the main loop has come back
     uint64_t looked_at_ = 0;             // returned_ when client_there() looked last
