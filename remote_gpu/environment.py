@@ -15,6 +15,7 @@ LIB = PACKAGE / "lib"
 CLIENT_LIB = LIB / "client"
 AUDIT_LIBRARY = CLIENT_LIB / "libcarrel-audit.so"
 SOFTWARE_DRIVER = LIB / "libcarrel-softgpu.so"
+SOFTWARE_LIBRARIES = LIB / "softgpu"  # CUDA's libraries as far as the software GPU has them
 WORKER = LIB / "carrel-worker"
 SLICE_BIN = PACKAGE / "bin"  # holds `nvidia-smi`, a name for carrel-smi
 

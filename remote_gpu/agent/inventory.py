@@ -40,6 +40,7 @@ class Gpu:
     driver: Path
     driver_version: str
     cuda_version: int
+    libraries: Path | None = None  # a folder in which its workers find CUDA's libraries
 
 
 def software_setting(count: int, vram: str, state: Path | None, extra: str = "") -> str:
@@ -82,6 +83,7 @@ def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
             driver=environment.SOFTWARE_DRIVER,
             driver_version=__version__,
             cuda_version=device["cuda_version"],
+            libraries=environment.SOFTWARE_LIBRARIES,
         )
         for device in found
     ]

@@ -30,7 +30,16 @@ _CLOSE_S = 4.0
 #: Ended leases whose holders are still told why; the oldest is forgotten first.
 MAX_FORMER = 1024
 # What a worker gets of the agent's environment. Everything else may hold secrets.
-_WORKER_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+_WORKER_VARIABLES = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "CARREL_LIBRARY_PATH",
+)
 _WORKER_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "CARREL_LOG", "CARREL_TRACE", "ASAN_", "TSAN_",
                     "UBSAN_", "LSAN_")  # fmt: skip
 

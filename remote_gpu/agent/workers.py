@@ -99,6 +99,7 @@ class Worker:
                     "--tflops", str(lease.tflops),
                     "--session", self.session,
                     "--lease", lease.id,
+                    *(["--library-path", str(gpu.libraries)] if gpu.libraries else []),
                 ],
                 pass_fds=descriptors,
                 env=dict(env),

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from . import cuda, nvml
+from . import cuda, library, nvml
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
 
@@ -26,9 +26,11 @@ _MEANING = {
 def page() -> str:
     """The page's text."""
     functions, _ = cuda.load()
+    forwarded = [library.load(name) for name in library.LIBRARIES]
     libraries = {
         "libcuda.so.1 (driver API)": {f.name: f.call for f in functions},
         "libnvidia-ml.so.1 (NVML)": nvml.load(),
+        **{" and ".join(lib.sonames.values()): lib.kinds() for lib in forwarded},
     }
     lines = [
         "# Coverage",
@@ -42,15 +44,38 @@ def page() -> str:
         "| library | functions | " + " | ".join(_MEANING) + " | answered |",
         "|---|---|" + "---|" * (len(_MEANING) + 1),
     ]
-    for library, kinds in libraries.items():
+    for name, kinds in libraries.items():
         count = Counter(kinds.values())
         answered = len(kinds) - count["unsupported"]
-        cells = [library, str(len(kinds)), *(str(count[kind]) for kind in _MEANING)]
+        cells = [name, str(len(kinds)), *(str(count[kind]) for kind in _MEANING)]
         lines.append(f"| {' | '.join(cells)} | {100 * answered / len(kinds):.0f} % |")
-    for library, kinds in libraries.items():
-        lines += ["", f"## {library}", "", "| function | answered |", "|---|---|"]
-        lines += [f"| `{name}` | {kind} |" for name, kind in sorted(kinds.items())]
+    lines += _imported(forwarded)
+    for name, kinds in libraries.items():
+        lines += ["", f"## {name}", "", "| function | answered |", "|---|---|"]
+        lines += [f"| `{function}` | {kind} |" for function, kind in sorted(kinds.items())]
     return "\n".join(lines) + "\n"
+
+
+def _imported(libraries: list[library.Library]) -> list[str]:
+    """The table of what clients import, and what of it is answered."""
+    lines = [
+        "",
+        "## What clients import",
+        "",
+        "Names that their shared objects import or, for JAX, may look up; `remote_gpu/api/imports`",
+        'has them. None is unresolved: what is not answered returns its library\'s "not supported".',
+        "CUPTI, NVSHMEM and cuFile are not available on a slice.",
+        "",
+        "| library | client | imported | answered | |",
+        "|---|---|---|---|---|",
+    ]
+    for lib in libraries:
+        kinds = lib.kinds()
+        for client, names in sorted(library.imports(lib.name).items()):
+            answered = sum(kinds[name] != "unsupported" for name in names)
+            percent = f"{100 * answered / len(names):.0f} %"
+            lines.append(f"| {lib.name} | {client} | {len(names)} | {answered} | {percent} |")
+    return lines
 
 
 def main() -> None:

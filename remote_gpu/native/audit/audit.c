@@ -1,8 +1,9 @@
 /* LD_AUDIT library: makes unmodified programs load Carrel's driver libraries.
  *
  * Whatever path a program, a wheel or a ctypes preload gives for one of NVIDIA's driver libraries,
- * the library of that SONAME beside this one is loaded instead. Where there is none the name is left
- * alone. Lives in a linker namespace of its own in every process of a slice: plain C, no allocation.
+ * the library of that SONAME beside this one is loaded instead. Where there is none the name is
+ * left alone. Lives in a linker namespace of its own in every process of a slice: plain C, no
+ * allocation.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,6 +20,23 @@ static const char* const kNames[][2] = {
     {"libcuda.so", "libcuda.so.1"},
     {"libnvidia-ml.so.1", "libnvidia-ml.so.1"},
     {"libnvidia-ml.so", "libnvidia-ml.so.1"},
+    {"libcublas.so.12", "libcublas.so.12"},
+    {"libcublas.so.13", "libcublas.so.13"},
+    {"libcublasLt.so.12", "libcublasLt.so.12"},
+    {"libcublasLt.so.13", "libcublasLt.so.13"},
+    {"libcudnn.so.9", "libcudnn.so.9"},
+    {"libcufft.so.11", "libcufft.so.11"},
+    {"libcufft.so.12", "libcufft.so.12"},
+    {"libcurand.so.10", "libcurand.so.10"},
+    {"libcusparse.so.12", "libcusparse.so.12"},
+    {"libcusolver.so.11", "libcusolver.so.11"},
+    {"libcusolver.so.12", "libcusolver.so.12"},
+    {"libnccl.so.2", "libnccl.so.2"},
+    {"libcusparseLt.so.0", "libcusparseLt.so.0"},
+    {"libcupti.so.12", "libcupti.so.12"},
+    {"libcupti.so.13", "libcupti.so.13"},
+    {"libnvshmem_host.so.3", "libnvshmem_host.so.3"},
+    {"libcufile.so.0", "libcufile.so.0"},
 };
 enum { kCount = sizeof kNames / sizeof kNames[0] };
 
@@ -44,7 +62,7 @@ EXPORT char* la_objsearch(const char* name, uintptr_t* cookie, unsigned int flag
     (void)flag;
     const char* slash = strrchr(name, '/');
     const char* base = slash ? slash + 1 : name;
-    if (strncmp(base, "libcuda.so", 10) && strncmp(base, "libnvidia-ml.so", 15))
+    if (strncmp(base, "libcu", 5) && strncmp(base, "libn", 4))
         return (char*)name; /* the linker's own string goes back unchanged */
     for (int i = 0; i < kCount; ++i)
         if (!strcmp(base, kNames[i][0]) && paths[i][0]) return paths[i];

@@ -67,6 +67,11 @@ void* Handles::object(uint32_t name) const {
     return slot ? slot->object.load(std::memory_order_relaxed) : nullptr;
 }
 
+void Handles::set_object(uint32_t name, void* object) {
+    if (auto* slot = const_cast<Slot*>(find(name)))
+        slot->object.store(object, std::memory_order_relaxed);
+}
+
 uint32_t Handles::context(uint32_t name) const {
     const Slot* slot = find(name);
     return slot ? slot->context.load(std::memory_order_relaxed) : 0;

@@ -22,6 +22,7 @@ enum class Kind : uint8_t {
     event,
     link,
     pool,
+    forwarded,  // of a library: the object is its kind and note (bridge.cpp)
     other,
 };
 
@@ -66,6 +67,7 @@ class Handles {
     // The kind of a live name; none for anything else.
     Kind kind(uint32_t name) const;
     void* object(uint32_t name) const;
+    void set_object(uint32_t name, void* object);
     uint32_t context(uint32_t name) const;
     // Drops every live handle that belongs to a context.
     void erase_context(uint32_t context);

@@ -307,6 +307,7 @@ void Session::read_frame() {
                 case wire::Frame::error: {
                     const auto call = static_cast<Call>(in.get<uint16_t>());
                     fail(call, static_cast<CUresult>(in.get<int32_t>()));
+                    if (in.left()) library_failed(in);
                     break;
                 }
                 case wire::Frame::host_call: {
@@ -410,6 +411,23 @@ void Session::fail(Call call, CUresult error) {
     } else {
         deferred_.compare_exchange_strong(good, error);
     }
+}
+
+void Session::library_failed(wire::Reader& in) {
+    const auto library = in.get<uint16_t>();
+    const auto status = in.get<int32_t>();
+    CARREL_WARNING("%s failed on the GPU host with status %d; a later call that waits reports it",
+                   in.text().c_str(), status);
+    if (library < kLibraries) library_failures_[library].store(status ? status : -1);
+}
+
+int Session::take_library_failure(uint16_t library) {
+    if (library >= kLibraries || !library_failures_[library].load(std::memory_order_relaxed))
+        return 0;
+    // Told here, it is not told again as CUDA's.
+    int unknown = CUDA_ERROR_UNKNOWN;
+    deferred_.compare_exchange_strong(unknown, CUDA_SUCCESS);
+    return library_failures_[library].exchange(0);
 }
 
 void Session::forgive() {

@@ -17,6 +17,7 @@
 #include "cuda_calls.hpp"
 #include "wire/channel.hpp"
 #include "wire/protocol.hpp"
+#include "wire/reader.hpp"
 #include "wire/snapshot.hpp"
 #include "wire/writer.hpp"
 
@@ -117,6 +118,8 @@ class Session {
     // Errors of pipelined calls. settle() is applied to every answer that the program sees.
     CUresult settle(CUresult result);
     void fail(Call call, CUresult error);
+    // The status of a pipelined call of a library that failed; 0 if none has since the last time.
+    int take_library_failure(uint16_t library);
     // After a reset of the primary context: the sticky error is gone.
     void forgive();
     // The session is over: every later call answers `error`; `reason` is printed once.
@@ -155,6 +158,7 @@ class Session {
     void wait(Pending& pending);
     void read_frame();
     void read_answer(const wire::FrameHeader& header);
+    void library_failed(wire::Reader& in);
     CUresult send_out(Bulk bulk);
     CUresult start(const std::string& id);
     void wake_flusher();
@@ -163,6 +167,8 @@ class Session {
 
     std::atomic<int> status_{CUDA_ERROR_NOT_INITIALIZED};
     std::atomic<int> deferred_{CUDA_SUCCESS};  // an error that surfaces once
+    static constexpr size_t kLibraries = 32;
+    std::atomic<int> library_failures_[kLibraries] = {};
     std::atomic<bool> forked_{false};
     std::atomic<bool> connected_{false};
     std::mutex attach_;

@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <string_view>
 #include <vector>
 
 namespace carrel::client {
@@ -12,23 +15,40 @@ namespace {
 
 Counts counts[kCallCount];
 
+std::mutex named_mutex;
+std::map<std::string_view, Counts>& named() {
+    static auto* const all = new std::map<std::string_view, Counts>;  // outlives every user
+    return *all;
+}
+
+struct Row {
+    uint64_t calls;
+    uint64_t trips;
+    std::string_view name;
+};
+
 void print_summary() {
-    std::vector<size_t> used;
+    std::vector<Row> used;
+    for (size_t i = 0; i < kCallCount; ++i) {
+        if (counts[i].calls) used.push_back({counts[i].calls, counts[i].trips, kCallNames[i]});
+    }
+    {
+        const std::lock_guard lock(named_mutex);
+        for (const auto& [name, c] : named()) used.push_back({c.calls, c.trips, name});
+    }
     uint64_t calls = 0;
     uint64_t trips = 0;
-    for (size_t i = 0; i < kCallCount; ++i) {
-        if (!counts[i].calls) continue;
-        used.push_back(i);
-        calls += counts[i].calls;
-        trips += counts[i].trips;
+    for (const Row& row : used) {
+        calls += row.calls;
+        trips += row.trips;
     }
     std::sort(used.begin(), used.end(),
-              [](size_t a, size_t b) { return counts[a].calls > counts[b].calls; });
+              [](const Row& a, const Row& b) { return a.calls > b.calls; });
     std::fprintf(stderr, "carrel: %12s %12s  function\n", "calls", "round trips");
-    for (const size_t i : used) {
+    for (const Row& row : used) {
         std::fprintf(stderr, "carrel: %12llu %12llu  %s\n",
-                     static_cast<unsigned long long>(counts[i].calls.load()),
-                     static_cast<unsigned long long>(counts[i].trips.load()), kCallNames[i]);
+                     static_cast<unsigned long long>(row.calls),
+                     static_cast<unsigned long long>(row.trips), row.name.data());
     }
     std::fprintf(stderr, "carrel: %12llu %12llu  in all\n", static_cast<unsigned long long>(calls),
                  static_cast<unsigned long long>(trips));
@@ -47,6 +67,14 @@ const bool trace_enabled = start();
 
 Counts& trace_counts(Call call) {
     return counts[static_cast<size_t>(call)];
+}
+
+void trace_named(const char* name, bool waits) {
+    if (!trace_enabled) return;
+    const std::lock_guard lock(named_mutex);
+    Counts& c = named()[name];
+    c.calls.fetch_add(1, std::memory_order_relaxed);
+    if (waits) c.trips.fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace carrel::client

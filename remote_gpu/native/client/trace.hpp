@@ -15,6 +15,9 @@ struct Counts {
 extern const bool trace_enabled;
 Counts& trace_counts(Call call);
 
+// The same for a function of another library; `name` lives as long as the process.
+void trace_named(const char* name, bool waits);
+
 inline void trace(Call call, bool waits) {
     if (!trace_enabled) [[likely]]
         return;

@@ -50,18 +50,20 @@ enum class Internal : uint16_t {
     copy_shape,  // CUDA_MEMCPY3D, u64 stream; dense host data as bulk, or in data frames
     host_done,   // u64 ticket: the client has run the host function
     reset,       // destroy and renew the primary context
+    library,     // a call of a CUDA library: see wire/library.hpp
     last,
 };
 
 enum class Frame : uint16_t {
     snapshot = 1,  // the first frame of a session
     reply,         // i32 CUresult, outputs
-    error,         // u16 call, i32 CUresult: a pipelined call failed
-    host_call,     // u64 ticket, i32 CUresult of the stream: run the host function with that number
-    end,           // text: why the session ends
-    output,        // u16 stream (1: stdout, 2: stderr), text: what the driver has printed
-    data,          // the next bytes of a copy to the host; a reply with the same number ends it
-    ping,          // nothing; a connection whose other end is closed answers with a reset
+    error,      // u16 call, i32 CUresult: a pipelined call failed; of a library also u16 library,
+                // i32 its status, text: the function
+    host_call,  // u64 ticket, i32 CUresult of the stream: run the host function with that number
+    end,        // text: why the session ends
+    output,     // u16 stream (1: stdout, 2: stderr), text: what the driver has printed
+    data,       // the next bytes of a copy to the host; a reply with the same number ends it
+    ping,       // nothing; a connection whose other end is closed answers with a reset
     last = ping,
 };
 

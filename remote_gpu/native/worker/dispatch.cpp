@@ -281,6 +281,9 @@ void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t b
         case wire::Internal::reset:
             reset(out);
             break;
+        case wire::Internal::library:
+            libraries_.call(in, out);
+            break;
         default:
             throw wire::Malformed("an internal call that does not exist");
     }

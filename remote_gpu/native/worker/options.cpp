@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 
 namespace carrel::worker {
@@ -43,9 +44,15 @@ Options Options::parse(int argc, char** argv) {
             {"--vram-bytes",
              [&](auto& n, auto& v) { o.vram_bytes = number<uint64_t>(n, v, integer); }},
             {"--tflops", [&](auto& n, auto& v) { o.tflops = number<double>(n, v, real); }},
+            {"--library-path", [&](auto&, auto& v) { o.library_path.push_back(v); }},
             {"--session", [&](auto&, auto& v) { o.session = v; }},
             {"--lease", [&](auto&, auto& v) { o.lease = v; }},
     };
+    if (const char* const folders = std::getenv("CARREL_LIBRARY_PATH")) {
+        std::istringstream all(folders);
+        for (std::string folder; std::getline(all, folder, ':');)
+            if (!folder.empty()) o.library_path.push_back(folder);
+    }
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
         if (name == "--describe") {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace carrel::worker {
 
@@ -15,6 +16,9 @@ struct Options {
     int device = 0;
     uint64_t vram_bytes = 0;
     double tflops = 0;
+    // Folders where CUDA's libraries are looked for first: those of the environment's
+    // CARREL_LIBRARY_PATH (with colons), then each --library-path.
+    std::vector<std::string> library_path;
     std::string session;
     std::string lease;
 

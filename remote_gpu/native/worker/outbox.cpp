@@ -27,6 +27,18 @@ void Outbox::fail(Call call, CUresult error) {
     send(wire::Frame::error, 0, {body.data(), body.size()});
 }
 
+void Outbox::fail(uint16_t library, int status, const char* function) {
+    CARREL_DEBUG("%s failed: %d", function, status);
+    if (told_.exchange(true)) return;
+    wire::Writer body;
+    body.put(static_cast<uint16_t>(wire::Internal::library));
+    body.put(static_cast<int32_t>(CUDA_ERROR_UNKNOWN));
+    body.put(library);
+    body.put(static_cast<int32_t>(status));
+    body.text(function);
+    send(wire::Frame::error, 0, {body.data(), body.size()});
+}
+
 void Outbox::host_call(uint64_t ticket, CUresult result) {
     wire::Writer body;
     body.put(ticket);

@@ -24,6 +24,8 @@ class Outbox {
     // A pipelined call failed. Told once until the next reply: the client keeps only the first, and
     // a flood that nobody reads would block both sides.
     void fail(Call call, CUresult error);
+    // The same for a function of a library, with its status.
+    void fail(uint16_t library, int status, const char* function);
     void host_call(uint64_t ticket, CUresult result);
     void end(std::string_view reason);
     // From now on, what the driver printed goes out ahead of each reply and error.
@@ -61,6 +63,10 @@ class Reply {
     }
     wire::Writer& writer() { return body_; }
     void failed(Call, CUresult error) { result(error); }
+    // A pipelined call of a library failed: told at once.
+    void library_failed(uint16_t library, int status, const char* function) {
+        outbox_->fail(library, status, function);
+    }
 
     // Sends, unless defer() was called: then whoever took the reply over does.
     void finish() {

@@ -23,7 +23,11 @@ Server::Server(Device& device, const Options& options, int client_fd)
       objects_(driver_),
       activity_(
           driver_, [this](CUresult error) { outbox_.fail(Call::cuLaunchKernelEx, error); },
-          [this] { memory_.reap(); }) {
+          [this] { memory_.reap(); }),
+      libraries_(objects_, options.library_path,
+                 [this](Reply& out, std::function<void(Reply&)> function) {
+                     later(out, std::move(function));
+                 }) {
     wire::tune_socket(client_fd);
     contexts_[wire::kPrimaryContext] = device.primary;
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);

@@ -16,6 +16,7 @@
 #include "worker/host_calls.hpp"
 #include "worker/jit.hpp"
 #include "worker/ledger.hpp"
+#include "worker/libraries/libraries.hpp"
 #include "worker/memory.hpp"
 #include "worker/objects.hpp"
 #include "worker/options.hpp"
@@ -102,6 +103,7 @@ class Server {
     Transfer transfer_;
     Objects objects_;
     Activity activity_;
+    Libraries libraries_;
     Counters counters_;
     std::unordered_map<uint32_t, CUcontext> contexts_;
     std::unordered_map<uint64_t, CUstream> per_thread_;  // by context

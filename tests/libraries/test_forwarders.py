@@ -1,0 +1,354 @@
+"""CUDA's libraries on a slice: all is real but the GPU host's library, which is a plain one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from remote_gpu import environment
+from remote_gpu.codegen import library
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+PRELUDE = """
+import ctypes, threading
+from array import array
+from ctypes import byref, c_double, c_float, c_int, c_size_t, c_uint64, c_void_p
+from gpu import Device, check, cuda, start
+"""
+BLAS = (
+    PRELUDE
+    + """
+blas = ctypes.CDLL("libcublas.so.13")
+start()
+handle = c_void_p()
+assert blas.cublasCreate_v2(byref(handle)) == 0
+A, B = Device([1, 2, 3, 4, 5, 6]), Device([1, 0, 1, 0, 1, 0])  # 2x3 and 3x2, column-major
+C = Device([10, 10, 10, 10])
+one, two = c_float(1), c_float(2)
+def gemm(m, alpha, beta):
+    return blas.cublasSgemm_v2(handle, 0, 0, m, 2, 3, alpha, A.address, 2, B.address, 3, beta,
+                               C.address, 2)
+"""
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the plain libraries."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for source, name in (
+        ("plain_cublas.c", "libcublas.so.13"),
+        ("plain_cublaslt.c", "libcublasLt.so.13"),
+    ):
+        subprocess.run(
+            ["cc", "-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Werror",
+             "-Wl,-soname," + name, "-o", str(folder / name), str(HERE / source)],
+            check=True,
+        )  # fmt: skip
+    return folder
+
+
+def run(program: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=256MiB", "--",
+         sys.executable, "-c", program],
+        env=clean | {"PYTHONPATH": f"{ROOT}:{HERE}", "CARREL_LIBRARY_PATH": str(folder)} | env,
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_scalars_are_taken_from_host_and_device(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+assert gemm(2, byref(two), byref(one)) == 0
+assert C.read() == [22, 26, 16, 18], C.read()
+scalars = Device([3, 0])
+assert blas.cublasSetPointerMode_v2(handle, 1) == 0
+mode = c_int(7)
+assert blas.cublasGetPointerMode_v2(handle, byref(mode)) == 0 and mode.value == 1
+assert gemm(2, scalars.address, c_void_p(scalars.address.value + 4)) == 0
+assert C.read() == [18, 24, 9, 12], C.read()
+""",
+        folder,
+    )
+
+
+def test_results_go_to_host_and_device(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+result = c_float()
+assert blas.cublasSdot_v2(handle, 6, A.address, 1, A.address, 1, byref(result)) == 0
+assert result.value == 91
+onto = Device([0])
+assert blas.cublasSdot_v2(handle, 6, A.address, 1, A.address, 1, onto.address) == 1, "mode: host"
+assert blas.cublasSetPointerMode_v2(handle, 1) == 0
+assert blas.cublasSdot_v2(handle, 3, A.address, 2, B.address, 2, onto.address) == 0
+assert onto.read() == [1 + 3 + 5]
+X = Device([1, 2], "d")
+assert blas.cublasSetPointerMode_v2(handle, 0) == 0
+assert blas.cublasDscal_v2(handle, 2, byref(c_double(2.5)), X.address, 1) == 0
+assert X.read() == [2.5, 5]
+""",
+        folder,
+    )
+
+
+def test_matrices_move_between_host_and_device(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+host = array("f", [1, 2, -1, 3, 4, -1])  # 2x2 with a leading dimension of 3
+at = c_void_p(host.buffer_info()[0])
+assert blas.cublasSetMatrix(2, 2, 4, at, 3, C.address, 2) == 0
+assert C.read() == [1, 2, 3, 4]
+host = array("f", [7] * 6)
+at = c_void_p(host.buffer_info()[0])
+assert blas.cublasGetMatrix(2, 2, 4, C.address, 2, at, 3) == 0
+assert list(host) == [1, 2, 7, 3, 4, 7], host
+""",
+        folder,
+    )
+
+
+def test_handles_know_their_stream(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+stream, seen = c_void_p(), c_void_p(1)
+check(cuda.cuStreamCreate(byref(stream), 1))
+assert blas.cublasGetStream_v2(handle, byref(seen)) == 0 and not seen.value
+assert blas.cublasSetStream_v2(handle, stream) == 0
+assert blas.cublasGetStream_v2(handle, byref(seen)) == 0 and seen.value == stream.value
+assert gemm(2, byref(one), byref(one)) == 0
+check(cuda.cuStreamSynchronize(stream))
+assert C.read() == [16, 18, 13, 14]
+assert blas.cublasSetStream_v2(handle, c_void_p(0x7777)) == 1, "no such stream"
+check(cuda.cuStreamDestroy_v2(stream))
+assert blas.cublasSetStream_v2(handle, None) == 0
+assert gemm(2, byref(one), byref(one)) == 0
+check(cuda.cuCtxSynchronize())
+""",
+        folder,
+    )
+
+
+def test_calls_without_output_are_pipelined(folder: Path) -> None:
+    done = run(
+        BLAS + "for _ in range(100): assert gemm(2, byref(one), byref(one)) == 0\nC.read()\n",
+        folder,
+        CARREL_TRACE="summary",
+    )
+    assert re.search(r"100 +0  cublasSgemm_v2\n", done.stderr), done.stderr
+    assert re.search(r"1 +1  cublasCreate_v2\n", done.stderr), done.stderr
+
+
+def test_a_pipelined_failure_surfaces(folder: Path) -> None:
+    done = run(
+        BLAS
+        + """
+version = c_int()
+assert gemm(-1, byref(one), byref(one)) == 0, "it has not been told yet"
+assert blas.cublasGetVersion_v2(handle, byref(version)) == 13, "told at the next call that waits"
+assert blas.cublasGetVersion_v2(handle, byref(version)) == 0 and version.value == 130100
+check(cuda.cuCtxSynchronize())
+assert gemm(-1, byref(one), byref(one)) == 0
+assert cuda.cuCtxSynchronize() == 999, "told by CUDA, where the library is not asked"
+assert gemm(2, byref(one), byref(one)) == 0
+""",
+        folder,
+    )
+    assert "cublasSgemm_v2 failed on the GPU host with status 7" in done.stderr
+
+
+def test_wrong_handles_are_refused(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+assert blas.cublasDestroy_v2(c_void_p(12345)) == 1
+assert blas.cublasDestroy_v2(None) == 1
+stale = c_void_p(handle.value)
+assert blas.cublasDestroy_v2(handle) == 0
+assert gemm(2, byref(one), byref(one)) == 1
+assert blas.cublasDestroy_v2(stale) == 1
+assert blas.cublasCreate_v2(None) == 1
+assert blas.cublasCreate_v2(byref(handle)) == 0
+assert handle.value != stale.value
+assert gemm(2, byref(one), byref(one)) == 0
+check(cuda.cuCtxSynchronize())
+""",
+        folder,
+    )
+
+
+def test_what_is_not_there_is_named_once(folder: Path) -> None:
+    done = run(
+        BLAS
+        + """
+X = Device([1], "d")
+for _ in range(2):
+    assert blas.cublasDdot_v2(handle, 1, X.address, 1, X.address, 1, X.address) == 15
+    assert blas.cublasXtCreate(byref(c_void_p())) == 15
+    assert blas.cublasSsyrkx(handle) == 15
+blas.cublasGetStatusName.restype = ctypes.c_char_p
+assert blas.cublasGetStatusName(15) == b"CUBLAS_STATUS_NOT_SUPPORTED"
+cufile = ctypes.CDLL("libcufile.so.0")
+assert cufile.cuFileBufRegister(None, 0, 0) == 5001
+""",
+        folder,
+    )
+    assert done.stderr.count("cublasDdot_v2 is not in the GPU host's libcublas.so.13") == 1
+    assert done.stderr.count("cublasXtCreate is not supported") == 1
+
+
+def test_a_library_that_the_host_lacks(tmp_path: Path) -> None:
+    done = run(
+        PRELUDE
+        + """
+start()
+lt = ctypes.CDLL("libcublasLt.so.12")
+handle = c_void_p()
+for _ in range(2):
+    assert lt.cublasLtCreate(byref(handle)) == 1 and not handle.value
+lt.cublasLtGetVersion.restype = c_size_t
+assert lt.cublasLtGetVersion() == 0
+""",
+        tmp_path,
+    )
+    told = [line for line in done.stderr.splitlines() if "cannot load libcublasLt.so.12" in line]
+    assert len(told) == 2, "once by the worker, once by the program"
+
+
+def test_no_slice_means_not_initialized() -> None:
+    program = (
+        "import ctypes; blas = ctypes.CDLL('libcublas.so.13'); h = ctypes.c_void_p();"
+        "assert blas.cublasCreate_v2(ctypes.byref(h)) == 1"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("CARREL_", "LD_"))}
+    env["LD_LIBRARY_PATH"] = str(environment.CLIENT_LIB)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True,
+                          timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no GPU" in done.stderr
+
+
+def test_products_of_cublaslt(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+lt = ctypes.CDLL("libcublasLt.so.13")
+R32F, R64F, COMPUTE_32F = 0, 1, 68
+light = c_void_p()
+assert lt.cublasLtCreate(byref(light)) == 0
+desc, la, lb, lc, preference = (c_void_p() for _ in range(5))
+assert lt.cublasLtMatmulDescCreate(byref(desc), COMPUTE_32F, R32F) == 0
+for layout, (rows, cols) in ((la, (2, 3)), (lb, (3, 2)), (lc, (2, 2))):
+    sizes = c_uint64(rows), c_uint64(cols), c_uint64(rows)
+    assert lt.cublasLtMatrixLayoutCreate(byref(layout), R32F, *sizes) == 0
+bias = Device([100, 200])
+assert lt.cublasLtMatmulDescSetAttribute(desc, 8, byref(bias.address), c_size_t(8)) == 0
+seen, written = c_void_p(), c_size_t()
+assert lt.cublasLtMatmulDescGetAttribute(desc, 8, byref(seen), c_size_t(8), byref(written)) == 0
+assert seen.value == bias.address.value and written.value == 8
+assert lt.cublasLtMatmulPreferenceCreate(byref(preference)) == 0
+most = byref(c_uint64(1 << 20)), c_size_t(8)
+assert lt.cublasLtMatmulPreferenceSetAttribute(preference, 1, *most) == 0
+results, found = (c_uint64 * (12 * 3))(), c_int()
+assert lt.cublasLtMatmulAlgoGetHeuristic(light, desc, la, lb, lc, lc, preference, 3, results,
+                                         byref(found)) == 0
+assert found.value == 2 and results[0] == 4711 and results[12] == 4712 and results[8] == 1 << 20
+def matmul(light, desc, alpha, beta):
+    return lt.cublasLtMatmul(light, desc, byref(alpha), A.address, la, B.address, lb, byref(beta),
+                             C.address, lc, C.address, lc, results, None, c_size_t(0), None)
+assert matmul(light, desc, one, c_float(0)) == 0
+assert C.read() == [106, 208, 103, 204], C.read()
+# alpha's type follows the scale type; a cuBLAS handle serves, too
+assert lt.cublasLtMatmulDescSetAttribute(desc, 1, byref(c_int(R64F)), c_size_t(4)) == 0
+assert matmul(handle, desc, c_double(2), c_double(0)) == 0
+assert C.read() == [112, 216, 106, 208], C.read()
+# a descriptor in the program's own memory, initialized twice
+own = (c_uint64 * 32)()
+for scale in (R64F, R32F):
+    assert lt.cublasLtMatmulDescInit_internal(own, c_size_t(256), COMPUTE_32F, scale) == 0
+assert matmul(light, own, two, c_float(0)) == 0
+assert C.read() == [12, 16, 6, 8], C.read()
+garbage = (c_uint64 * 32)()
+assert matmul(light, garbage, two, c_float(0)) == 7
+assert matmul(light, la, two, c_float(0)) == 7, "a layout is no product"
+for destroy, what in ((lt.cublasLtMatmulDescDestroy, desc), (lt.cublasLtDestroy, light),
+                      (lt.cublasLtMatrixLayoutDestroy, la),
+                      (lt.cublasLtMatmulPreferenceDestroy, preference)):
+    assert destroy(what) == 0
+assert lt.cublasLtMatmulDescDestroy(desc) == 7
+check(cuda.cuCtxSynchronize())
+""",
+        folder,
+    )
+
+
+def test_threads_with_their_own_handles(folder: Path) -> None:
+    run(
+        BLAS
+        + """
+sums = []
+def work():
+    start()
+    mine, result = c_void_p(), c_float()
+    assert blas.cublasCreate_v2(byref(mine)) == 0
+    for _ in range(50):
+        assert blas.cublasSdot_v2(mine, 6, A.address, 1, A.address, 1, byref(result)) == 0
+        sums.append(result.value)
+    assert blas.cublasDestroy_v2(mine) == 0
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert sums == [91.0] * 200
+""",
+        folder,
+    )
+
+
+@pytest.mark.parametrize("name", library.LIBRARIES)
+def test_every_import_resolves(name: str) -> None:
+    """What PyTorch, JAX and CuPy import is exported, with NVIDIA's symbol version."""
+    lib = library.load(name)
+    wanted = {n for names in library.imports(name).values() for n in names}
+    wanted |= {f.name for f in lib.functions}
+    for soname in lib.sonames.values():
+        listed = subprocess.run(
+            ["nm", "-D", "--defined-only", str(environment.CLIENT_LIB / soname)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        exported = {line.split()[-1] for line in listed.stdout.splitlines()}
+        version = {"soname": f"@@{soname}", "none": ""}.get(lib.version, f"@@{lib.version}")
+        missing = {n for n in wanted if n + version not in exported}
+        assert not missing, f"{soname} lacks {sorted(missing)}"
+
+
+def test_descriptions_are_for_what_torch_needs() -> None:
+    """The imports are recorded for PyTorch, JAX and CuPy."""
+    clients: set[str] = set()
+    for path in (ROOT / "remote_gpu/api/imports").glob("*.yaml"):
+        clients |= set(yaml.safe_load(path.read_text()))
+    assert {client.split()[0] for client in clients} >= {"PyTorch", "JAX", "CuPy"}
+
+
+def test_nothing_of_the_libraries_needs_libcuda_to_load() -> None:
+    """Loading a client library asks for no GPU: `import torch` does that everywhere."""
+    for soname in ("libcublas.so.13", "libcupti.so.13", "libnvshmem_host.so.3"):
+        ctypes.CDLL(str(environment.CLIENT_LIB / soname))
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        assert str(environment.CLIENT_LIB / "libcuda.so.1") not in maps.read()
