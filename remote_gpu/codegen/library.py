@@ -28,7 +28,8 @@ How a parameter travels: ``value``, ``handle``, ``mint`` (a new handle), ``box``
 be), ``in N``, ``out N``, ``inout N`` (N bytes of host memory), ``scalar N``, ``result N``,
 ``inresult N`` (the same, or in device memory), ``scratch N`` (host memory that only the library uses), ``handles N``
 (N handles). N is an expression of the parameters; left out, it is the size of what is pointed to. ``in
-N handles C``: handles if condition C holds.
+N handles C``: what it holds depends on C: 0 data, 1 handles, 2 pointers to device memory or to a
+single value on the host.
 """
 
 from __future__ import annotations
@@ -275,19 +276,9 @@ def imports(name: str) -> dict[str, list[str]]:
 _CASTS = {"i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "u2": "uint16_t", "i4": "int32_t",
           "u4": "uint32_t", "i8": "int64_t", "u8": "int64_t"}  # fmt: skip
 _HELPERS = {
-    "size",
-    "scale",
-    "u32",
-    "i32",
-    "i64",
-    "note",
-    "min",
-    "max",
-    "keep",
-    "gaps",
-    "element",
-    "index",
-}
+    "size", "scale", "u32", "i32", "i64", "sum32", "note", "min", "max", "keep", "gaps",
+    "scalar_of", "attribute_element",
+}  # fmt: skip
 
 
 def expression(text: str, function: Function) -> str:

@@ -89,7 +89,7 @@ class Call {
         w_.put(lib_.number);
         w_.put(number);
         for (uint16_t i = 0; i < row_.count; ++i) put_word(i);
-        for (uint16_t i = 0; i < row_.count; ++i) put_memory(i);
+        for (uint16_t i = row_.count; i-- > 0;) put_memory(i);
         waits_ = waits_ || measure(row_.wait) != 0;
         bridge_.trace(row_.name, waits_);
         uint64_t result = 0;
@@ -290,13 +290,16 @@ class Call {
         w_.put(Place::host);
         w_.put(static_cast<uint32_t>(bytes));
         const auto size = static_cast<size_t>(bytes);
-        if (library::reads(p.kind)) {
-            if (p.handles && measure(p.handles)) {
-                put_handles(p, address, size);
-            } else {
-                w_.raw(reinterpret_cast<const void*>(address), size);
-            }
+        const auto holds = static_cast<library::Holds>(p.holds ? measure(p.holds) : 0);
+        if (holds == library::Holds::handles) {
+            put_handles(address, size);
+            return;
         }
+        if (holds == library::Holds::pointers) {
+            put_pointers(address, size);
+            return;
+        }
+        if (library::reads(p.kind)) w_.raw(reinterpret_cast<const void*>(address), size);
         if (library::writes(p.kind)) {
             outputs_.push_back({address, size});
             waits_ = true;
@@ -304,7 +307,7 @@ class Call {
     }
 
     // Handles of any kind of this library, as names.
-    void put_handles(const ParameterRow& p, uint64_t address, size_t size) {
+    void put_handles(uint64_t address, size_t size) {
         for (size_t at = 0; at + 8 <= size; at += 8) {
             uint64_t value = 0;
             std::memcpy(&value, reinterpret_cast<const void*>(address + at), sizeof value);
@@ -314,6 +317,18 @@ class Call {
                           bridge_.look(name, &note) >> 8 != uint32_t{lib_.number} + 1))
                 throw Refused{lib_.invalid};
             w_.put(uint64_t{value ? name : 0});
+        }
+    }
+
+    // Addresses of device memory, or of single values on the host.
+    void put_pointers(uint64_t address, size_t size) {
+        for (size_t at = 0; at + 8 <= size; at += 8) {
+            uint64_t value = 0;
+            std::memcpy(&value, reinterpret_cast<const void*>(address + at), sizeof value);
+            const bool host = value && !bridge_.device(reinterpret_cast<const void*>(value));
+            w_.put(value);
+            w_.put(static_cast<uint8_t>(host));
+            if (host) w_.raw(reinterpret_cast<const void*>(value), library::kValue);
         }
     }
 

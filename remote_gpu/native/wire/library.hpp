@@ -4,7 +4,8 @@
 // A call's payload: u16 library, u16 function, then the arguments in two rounds. First all that is
 // a word: values (as many bytes as they have), u32 names of handles, u64 names of streams, u64
 // device addresses, structs by value. Then what lies in memory, each u8 Place and what follows:
-// data, an address, or nothing. The answer: i32 CUresult, u64 result, then the bytes of every
+// data, an address, or nothing; from the last
+// to the first, so that a size may depend on the memory of a later argument. The answer: i32 CUresult, u64 result, then the bytes of every
 // output, in order.
 #pragma once
 #include <algorithm>
@@ -41,6 +42,14 @@ enum class Kind : uint8_t {
     scratch,   // host memory of no interest to the program
 };
 
+// What memory holds, in elements of 8 bytes for all but data.
+enum class Holds : uint8_t {
+    data,
+    handles,   // of this library, never written
+    pointers,  // u64 address; if it is not device memory, u8 1 and the kValue bytes that lie there
+};
+inline constexpr size_t kValue = 8;
+
 enum class Place : uint8_t { none, host, device };
 
 inline bool reads(Kind kind) {
@@ -63,7 +72,7 @@ struct ParameterRow {
     uint8_t handle;    // number of its handle type in the library, from 1
     uint16_t width;    // bytes, of a value
     uint16_t size;     // what measures its memory
-    uint16_t handles;  // condition: the memory holds handles, 8 bytes each
+    uint16_t holds;    // measures to what lies there: see Holds
 };
 
 // Flags of a function.
@@ -164,6 +173,12 @@ inline int64_t i32(uint64_t address) {
 inline int64_t i64(uint64_t address) {
     return read_as<int64_t>(address);
 }
+inline int64_t sum32(uint64_t address, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t i = 0; address && i < count; ++i)
+        sum += i32(address + static_cast<uint64_t>(i) * sizeof(int32_t));
+    return sum;
+}
 inline int64_t min(int64_t a, int64_t b) {
     return std::min(a, b);
 }
@@ -235,6 +250,30 @@ inline int64_t scale(int64_t compute, int64_t type) {
             return 4;
         default:  // 32F and what it is emulated with
             return complex ? 8 : 4;
+    }
+}
+
+// Bytes of cuDNN's alpha and beta, by the note of a tensor: double for double, float otherwise.
+inline int64_t scalar_of(int64_t note) {
+    return (note & 0xFF) == 1 ? 8 : 4;
+}
+
+// Bytes of an element of a cudnnBackendAttributeType_t.
+inline int64_t attribute_element(int64_t type) {
+    switch (type) {
+        case 0:   // HANDLE
+        case 3:   // INT64
+        case 5:   // DOUBLE
+        case 6:   // VOID_PTR
+        case 15:  // BACKEND_DESCRIPTOR
+            return 8;
+        case 2:   // BOOLEAN
+        case 24:  // CHAR
+            return 1;
+        case 26:  // FRACTION
+            return 16;
+        default:  // FLOAT, INT32 and the enums
+            return 4;
     }
 }
 

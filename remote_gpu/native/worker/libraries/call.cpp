@@ -10,7 +10,7 @@ using library::Place;
 
 void LibraryCall::decode(wire::Reader& in) {
     for (uint16_t i = 0; i < row_.count; ++i) take_word(i, in);
-    for (uint16_t i = 0; i < row_.count; ++i) take_memory(i, in);
+    for (uint16_t i = row_.count; i-- > 0;) take_memory(i, in);
     if (in.left()) throw wire::Malformed("a library call is longer than its arguments");
     touch();
 }
@@ -21,7 +21,7 @@ void LibraryCall::touch() {
         libraries_.objects_.get<CUstream>(stream_);
         return;
     }
-    const LibraryObject* const object = first_ ? libraries_.find(first_) : nullptr;
+    const LibraryObject* const object = owner_ ? libraries_.find(owner_) : nullptr;
     const uint64_t name = object ? object->stream : wire::kDefaultStream;
     if (name <= wire::kPerThreadStream || libraries_.objects_.find(name, Tag::stream))
         libraries_.objects_.get<CUstream>(name);
@@ -82,6 +82,7 @@ void LibraryCall::take_handle(uint16_t i, uint32_t name) {
     notes_[i] = object->note;
     if (p.kind == Kind::gone) gone_.push_back(name);
     if (!first_) first_ = name;
+    if (!owner_ && p.handle == 1) owner_ = name;
 }
 
 void LibraryCall::take_new(uint16_t i, uint32_t name) {
@@ -130,10 +131,18 @@ void LibraryCall::take_memory(uint16_t i, wire::Reader& in) {
         throw wire::Malformed("a library call announces the wrong size");
     std::byte* const memory = allocate(size);
     a_[i] = reinterpret_cast<uint64_t>(memory);
-    if (library::reads(p.kind)) {
+    const auto holds = static_cast<library::Holds>(p.holds ? measure(p.holds) : 0);
+    if (holds == library::Holds::pointers) {
+        take_pointers(memory, size, in);
+        return;
+    }
+    if (library::reads(p.kind) || holds == library::Holds::handles) {
         const auto data = in.raw(size);
         if (size) std::memcpy(memory, data.data(), size);
-        if (p.handles && measure(p.handles)) take_handles(memory, size);
+    }
+    if (holds == library::Holds::handles) {
+        take_handles(memory, size);
+        return;
     }
     if (library::writes(p.kind)) outputs_.push_back({memory, size});
 }
@@ -149,18 +158,40 @@ void LibraryCall::take_handles(std::byte* at, size_t size) {
     }
 }
 
+// Values on the host live as long as the object that is told where they are.
+void LibraryCall::take_pointers(std::byte* at, size_t size, wire::Reader& in) {
+    for (; size >= sizeof(uint64_t); at += sizeof(uint64_t), size -= sizeof(uint64_t)) {
+        auto address = in.get<uint64_t>();
+        if (in.get<uint8_t>()) {
+            const auto value = in.raw(library::kValue);
+            kept_.push_back(std::make_unique<std::byte[]>(2 * library::kValue));
+            std::memcpy(kept_.back().get(), value.data(), value.size());
+            address = reinterpret_cast<uint64_t>(kept_.back().get());
+        }
+        std::memcpy(at, &address, sizeof address);
+    }
+}
+
 uint64_t LibraryCall::run() {
     result_ = invoke_shape(row_.shape, library_.function(number_), a_);
     return result_;
 }
 
-void LibraryCall::remember() {
-    if (!succeeded()) {
-        for (const New& made : new_) libraries_.erase(made.name);
-        return;
-    }
+void LibraryCall::remember(bool answered) {
+    // The client, where it does not wait, goes on as if the call had succeeded.
+    if (!succeeded() && answered) return;
     const bool notes = row_.flags & library::kNotes;
     const int64_t note = notes ? measure(row_.note) : library::keep;
+    if (succeeded()) bind_new(note);
+    if (LibraryObject* const object = first_ ? libraries_.find(first_) : nullptr) {
+        if (note != library::keep && new_.empty()) object->note = static_cast<uint32_t>(note);
+        if (row_.flags & library::kSetsStream) object->stream = stream_;
+        for (auto& value : kept_) object->kept.push_back(std::move(value));
+    }
+    for (const uint32_t name : gone_) libraries_.erase(name);
+}
+
+void LibraryCall::bind_new(int64_t note) {
     for (const New& made : new_) {
         LibraryObject object;
         object.kind = made.kind;
@@ -172,13 +203,6 @@ void LibraryCall::remember() {
         }
         libraries_.bind(made.name, std::move(object));
     }
-    if (first_ && ((note != library::keep && new_.empty()) || row_.flags & library::kSetsStream)) {
-        if (LibraryObject* const object = libraries_.find(first_)) {
-            if (note != library::keep) object->note = static_cast<uint32_t>(note);
-            if (row_.flags & library::kSetsStream) object->stream = stream_;
-        }
-    }
-    for (const uint32_t name : gone_) libraries_.erase(name);
 }
 
 void LibraryCall::write_outputs(wire::Writer& w) const {

@@ -25,8 +25,8 @@ class LibraryCall {
     void touch();
     // Runs it; the status, or what the function returns.
     uint64_t run();
-    // After run(): remembers new handles and notes.
-    void remember();
+    // After run(): remembers new handles and notes. `answered`: the client waits for the result.
+    void remember(bool answered);
     void write_outputs(wire::Writer& w) const;
 
     const library::FunctionRow& row() const { return row_; }
@@ -52,11 +52,13 @@ class LibraryCall {
     };
 
     int64_t measure(uint16_t which) const { return lib_.measure(which, a_, notes_); }
+    void bind_new(int64_t note);
     void take_word(uint16_t i, wire::Reader& in);
     void take_handle(uint16_t i, uint32_t name);
     void take_new(uint16_t i, uint32_t name);
     void take_memory(uint16_t i, wire::Reader& in);
     void take_handles(std::byte* at, size_t size);
+    void take_pointers(std::byte* at, size_t size, wire::Reader& in);
     bool scalars_on_device(bool* known) const;
     std::byte* allocate(size_t size);
 
@@ -69,11 +71,13 @@ class LibraryCall {
     uint64_t a_[library::kMaxArguments] = {};
     uint32_t notes_[library::kMaxArguments] = {};
     uint32_t first_ = 0;   // name of the first handle
+    uint32_t owner_ = 0;   // name of the first that is the library's own, which has the stream
     uint64_t stream_ = 0;  // name of the stream argument
     std::vector<uint32_t> gone_;
     std::vector<New> new_;
     uint64_t new_values_[library::kMaxArguments] = {};
     std::vector<std::unique_ptr<std::byte[]>> memory_;
+    std::vector<std::unique_ptr<std::byte[]>> kept_;  // what outlives the call, with the first handle
     std::vector<Output> outputs_;
     uint64_t result_ = 0;
 };

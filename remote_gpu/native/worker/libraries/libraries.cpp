@@ -41,7 +41,7 @@ void Libraries::call(wire::Reader& in, Reply& out) {
 
 void Libraries::answer(LibraryCall& call, Reply& out) {
     const uint64_t result = call.run();
-    call.remember();
+    call.remember(out.wanted());
     if (out.wanted()) {
         out.result(CUDA_SUCCESS);
         call.write_outputs(out.writer());

@@ -23,6 +23,7 @@ struct LibraryObject {
     uint64_t value = 0;   // the library's handle, or where its struct is
     uint64_t stream = 0;  // the name of the stream that its work goes to
     std::unique_ptr<std::byte[]> box;
+    std::vector<std::unique_ptr<std::byte[]>> kept;  // host memory that it points to
 };
 
 class LibraryCall;
