@@ -17,7 +17,9 @@ parameters         {parameter's name: how}, for all functions
 calls              rules; the first whose ``functions`` (a regular expression) matches serves:
                    ``parameters``, ``wait`` (true or a condition), ``blocks`` (waits for the GPU),
                    ``note`` (what is remembered with the handle), ``require`` (else not supported)
+aliases            {type: the handle type that it is, too}
 names              functions that return the name of a status
+texts              {function: a constant text}
 values             {function: constant} for what is answered without asking
 outputs            {function: status}: what an unsupported function returns
 extra              functions of other versions, not described: exported, not supported
@@ -25,11 +27,11 @@ extra              functions of other versions, not described: exported, not sup
 
 How a parameter travels: ``value``, ``handle``, ``mint`` (a new handle), ``box`` (a new box),
 ``gone`` (a handle that ends), ``stream``, ``stream out``, ``device``, ``string``, ``null`` (must
-be), ``in N``, ``out N``, ``inout N`` (N bytes of host memory), ``scalar N``, ``result N``,
+be), ``ignored`` (the library gets null), ``in N``, ``out N``, ``inout N`` (N bytes of host memory), ``scalar N``, ``result N``,
 ``inresult N`` (the same, or in device memory), ``scratch N`` (host memory that only the library uses), ``handles N``
 (N handles). N is an expression of the parameters; left out, it is the size of what is pointed to. ``in
 N handles C``: what it holds depends on C: 0 data, 1 handles, 2 pointers to device memory or to a
-single value on the host.
+single value on the host, 3 streams.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ LIBRARIES = (
 STREAMS = ("cudaStream_t", "CUstream")
 KINDS = (
     "value", "handle", "mint", "box", "gone", "stream", "stream_out", "device", "string", "null",
-    "in", "out", "inout", "scalar", "result", "inresult", "scratch",
+    "in", "out", "inout", "scalar", "result", "inresult", "scratch", "ignored",
 )  # fmt: skip
 _SIZED = ("in", "out", "inout", "scalar", "result", "inresult", "scratch")
 
@@ -95,6 +97,7 @@ class Function:
     note: str = ""
     require: str = ""
     value: Any = None
+    text: str | None = None
 
     @property
     def shape(self) -> str:
@@ -119,8 +122,14 @@ class Library:
     pointer_mode: bool
     integers: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
     status_type: str = ""
     default: Any = None
+
+    def base(self, p: Parameter) -> str:
+        """The type of a handle without what leads to it."""
+        bare = _bare(p.type)
+        return self.aliases.get(bare, bare)
 
     def kinds(self) -> dict[str, str]:
         """How each function is answered, for the coverage page."""
@@ -133,13 +142,13 @@ def _bare(type_: str) -> str:
 
 
 def _default(p: Parameter, function: str, lib: Library) -> str:
-    bare, code = _bare(p.type), p.code
+    bare, code = lib.base(p), p.code
     if p.type in STREAMS:
         return "stream"
     if bare in STREAMS:
         return "stream out"
     if bare in lib.boxes and "*" in p.type:
-        return "handle"
+        return "gone" if re.search(r"[dD]estroy", function) else "handle"
     if bare in lib.handles:
         stars = p.type.count("*") + p.type.count("[]")
         if stars == 0:
@@ -156,7 +165,7 @@ def _default(p: Parameter, function: str, lib: Library) -> str:
 
 def _named(p: Parameter, lib: Library) -> bool:
     """Whether it is, or points to, something that the client names."""
-    return p.type in STREAMS or _bare(p.type) in (*lib.handles, *lib.boxes, *STREAMS)
+    return p.type in STREAMS or lib.base(p) in (*lib.handles, *lib.boxes, *STREAMS)
 
 
 def _travel(p: Parameter, how: str, function: str, lib: Library) -> None:
@@ -176,7 +185,7 @@ def _travel(p: Parameter, how: str, function: str, lib: Library) -> None:
             raise Inexpressible(f"{function}: {p.name}: how many bytes does {p.type} point to?")
         size = width
     if kind in ("handle", "mint", "box", "gone"):
-        p.handle = (lib.handles + list(lib.boxes)).index(_bare(p.type)) + 1
+        p.handle = (lib.handles + list(lib.boxes)).index(lib.base(p)) + 1
     p.kind, p.size, p.handles = kind, size, condition
 
 
@@ -224,7 +233,7 @@ def load(name: str) -> Library:
         version=calls.get("symbol_version", "soname"), statuses=statuses, results=results,
         types=facts["types"], handles=calls.get("handles", []), boxes=calls.get("boxes", {}),
         functions=[], pointer_mode=calls.get("pointer_mode", False),
-        integers=calls.get("integers", []), status_type=status_type,
+        integers=calls.get("integers", []), aliases=calls.get("aliases", {}), status_type=status_type,
         default=calls.get("values", {}),
     )  # fmt: skip
     rules = [(re.compile(rule["functions"]), rule) for rule in calls.get("calls", [])]
@@ -236,6 +245,8 @@ def load(name: str) -> Library:
         f = Function(function, row[0], facts["types"][row[0]], parameters)
         if function in calls.get("names", []):
             f.call = "local"
+        elif function in calls.get("texts", {}):
+            f.call, f.text = "local", calls["texts"][function]
         elif function in calls.get("local", []):
             f.call = "manual"
         elif function in calls.get("values", {}):
@@ -407,6 +418,9 @@ def stubs(lib: Library) -> str:
     names = [f'case {v}: return "{n}";' for n, v in _unique(lib.results).items()]
     for i, f in enumerate(lib.functions):
         if f.call == "manual":
+            continue
+        if f.text is not None:
+            out.append(f'const char* {f.name}() {{ return "{f.text}"; }}')
             continue
         if f.call == "local" and f.value is None:
             out.append(f"const char* {f.name}(int status) {{ switch (status) {{ {' '.join(names)} "

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,9 @@ from remote_gpu.codegen import library
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-PRELUDE = """
-import ctypes, threading
-from array import array
-from ctypes import byref, c_double, c_float, c_int, c_size_t, c_uint64, c_void_p
-from gpu import Device, check, cuda, start
-"""
-BLAS = (
-    PRELUDE
-    + """
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+BLAS = """
 blas = ctypes.CDLL("libcublas.so.13")
 start()
 handle = c_void_p()
@@ -38,38 +33,9 @@ def gemm(m, alpha, beta):
     return blas.cublasSgemm_v2(handle, 0, 0, m, 2, 3, alpha, A.address, 2, B.address, 3, beta,
                                C.address, 2)
 """
-)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the plain libraries."""
-    folder = tmp_path_factory.mktemp("libraries")
-    for source, name in (
-        ("plain_cublas.c", "libcublas.so.13"),
-        ("plain_cublaslt.c", "libcublasLt.so.13"),
-    ):
-        subprocess.run(
-            ["cc", "-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Werror",
-             "-Wl,-soname," + name, "-o", str(folder / name), str(HERE / source)],
-            check=True,
-        )  # fmt: skip
-    return folder
-
-
-def run(program: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=256MiB", "--",
-         sys.executable, "-c", program],
-        env=clean | {"PYTHONPATH": f"{ROOT}:{HERE}", "CARREL_LIBRARY_PATH": str(folder)} | env,
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_scalars_are_taken_from_host_and_device(folder: Path) -> None:
+def test_scalars_are_taken_from_host_and_device(run: Run) -> None:
     run(
         BLAS
         + """
@@ -82,11 +48,10 @@ assert blas.cublasGetPointerMode_v2(handle, byref(mode)) == 0 and mode.value == 
 assert gemm(2, scalars.address, c_void_p(scalars.address.value + 4)) == 0
 assert C.read() == [18, 24, 9, 12], C.read()
 """,
-        folder,
     )
 
 
-def test_results_go_to_host_and_device(folder: Path) -> None:
+def test_results_go_to_host_and_device(run: Run) -> None:
     run(
         BLAS
         + """
@@ -103,11 +68,10 @@ assert blas.cublasSetPointerMode_v2(handle, 0) == 0
 assert blas.cublasDscal_v2(handle, 2, byref(c_double(2.5)), X.address, 1) == 0
 assert X.read() == [2.5, 5]
 """,
-        folder,
     )
 
 
-def test_matrices_move_between_host_and_device(folder: Path) -> None:
+def test_matrices_move_between_host_and_device(run: Run) -> None:
     run(
         BLAS
         + """
@@ -120,11 +84,10 @@ at = c_void_p(host.buffer_info()[0])
 assert blas.cublasGetMatrix(2, 2, 4, C.address, 2, at, 3) == 0
 assert list(host) == [1, 2, 7, 3, 4, 7], host
 """,
-        folder,
     )
 
 
-def test_handles_know_their_stream(folder: Path) -> None:
+def test_handles_know_their_stream(run: Run) -> None:
     run(
         BLAS
         + """
@@ -142,21 +105,19 @@ assert blas.cublasSetStream_v2(handle, None) == 0
 assert gemm(2, byref(one), byref(one)) == 0
 check(cuda.cuCtxSynchronize())
 """,
-        folder,
     )
 
 
-def test_calls_without_output_are_pipelined(folder: Path) -> None:
+def test_calls_without_output_are_pipelined(run: Run) -> None:
     done = run(
         BLAS + "for _ in range(100): assert gemm(2, byref(one), byref(one)) == 0\nC.read()\n",
-        folder,
         CARREL_TRACE="summary",
     )
     assert re.search(r"100 +0  cublasSgemm_v2\n", done.stderr), done.stderr
     assert re.search(r"1 +1  cublasCreate_v2\n", done.stderr), done.stderr
 
 
-def test_a_pipelined_failure_surfaces(folder: Path) -> None:
+def test_a_pipelined_failure_surfaces(run: Run) -> None:
     done = run(
         BLAS
         + """
@@ -169,12 +130,11 @@ assert gemm(-1, byref(one), byref(one)) == 0
 assert cuda.cuCtxSynchronize() == 999, "told by CUDA, where the library is not asked"
 assert gemm(2, byref(one), byref(one)) == 0
 """,
-        folder,
     )
     assert "cublasSgemm_v2 failed on the GPU host with status 7" in done.stderr
 
 
-def test_wrong_handles_are_refused(folder: Path) -> None:
+def test_wrong_handles_are_refused(run: Run) -> None:
     run(
         BLAS
         + """
@@ -190,11 +150,10 @@ assert handle.value != stale.value
 assert gemm(2, byref(one), byref(one)) == 0
 check(cuda.cuCtxSynchronize())
 """,
-        folder,
     )
 
 
-def test_what_is_not_there_is_named_once(folder: Path) -> None:
+def test_what_is_not_there_is_named_once(run: Run) -> None:
     done = run(
         BLAS
         + """
@@ -208,16 +167,14 @@ assert blas.cublasGetStatusName(15) == b"CUBLAS_STATUS_NOT_SUPPORTED"
 cufile = ctypes.CDLL("libcufile.so.0")
 assert cufile.cuFileBufRegister(None, 0, 0) == 5001
 """,
-        folder,
     )
     assert done.stderr.count("cublasDdot_v2 is not in the GPU host's libcublas.so.13") == 1
     assert done.stderr.count("cublasXtCreate is not supported") == 1
 
 
-def test_a_library_that_the_host_lacks(tmp_path: Path) -> None:
+def test_a_library_that_the_host_lacks(run: Run, tmp_path: Path) -> None:
     done = run(
-        PRELUDE
-        + """
+        """
 start()
 lt = ctypes.CDLL("libcublasLt.so.12")
 handle = c_void_p()
@@ -245,7 +202,7 @@ def test_no_slice_means_not_initialized() -> None:
     assert "no GPU" in done.stderr
 
 
-def test_products_of_cublaslt(folder: Path) -> None:
+def test_products_of_cublaslt(run: Run) -> None:
     run(
         BLAS
         + """
@@ -295,11 +252,10 @@ for destroy, what in ((lt.cublasLtMatmulDescDestroy, desc), (lt.cublasLtDestroy,
 assert lt.cublasLtMatmulDescDestroy(desc) == 7
 check(cuda.cuCtxSynchronize())
 """,
-        folder,
     )
 
 
-def test_threads_with_their_own_handles(folder: Path) -> None:
+def test_threads_with_their_own_handles(run: Run) -> None:
     run(
         BLAS
         + """
@@ -317,7 +273,6 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert sums == [91.0] * 200
 """,
-        folder,
     )
 
 

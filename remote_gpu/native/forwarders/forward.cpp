@@ -286,7 +286,7 @@ class Call {
             w_.put(address);
             return;
         }
-        if (static_cast<uint64_t>(bytes) > library::kMaxMemory) throw Refused{lib_.not_supported};
+        if (static_cast<uint64_t>(bytes) > library::most(p.kind)) throw Refused{lib_.not_supported};
         w_.put(Place::host);
         w_.put(static_cast<uint32_t>(bytes));
         const auto size = static_cast<size_t>(bytes);
@@ -297,6 +297,10 @@ class Call {
         }
         if (holds == library::Holds::pointers) {
             put_pointers(address, size);
+            return;
+        }
+        if (holds == library::Holds::streams) {
+            put_streams(address, size);
             return;
         }
         if (library::reads(p.kind)) w_.raw(reinterpret_cast<const void*>(address), size);
@@ -317,6 +321,16 @@ class Call {
                           bridge_.look(name, &note) >> 8 != uint32_t{lib_.number} + 1))
                 throw Refused{lib_.invalid};
             w_.put(uint64_t{value ? name : 0});
+        }
+    }
+
+    void put_streams(uint64_t address, size_t size) {
+        for (size_t at = 0; at + 8 <= size; at += 8) {
+            void* stream = nullptr;
+            uint64_t name = 0;
+            std::memcpy(&stream, reinterpret_cast<const void*>(address + at), sizeof stream);
+            if (bridge_.stream(stream, &name)) throw Refused{lib_.invalid};
+            w_.put(name);
         }
     }
 

@@ -5,8 +5,8 @@
 // a word: values (as many bytes as they have), u32 names of handles, u64 names of streams, u64
 // device addresses, structs by value. Then what lies in memory, each u8 Place and what follows:
 // data, an address, or nothing; from the last
-// to the first, so that a size may depend on the memory of a later argument. The answer: i32 CUresult, u64 result, then the bytes of every
-// output, in order.
+// to the first, so that a size may depend on the memory of a later argument. The answer: i32
+// CUresult, u64 result, then the bytes of every output, in order.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -21,6 +21,7 @@ inline constexpr uint16_t kOpen = 0xFFFF;  // u32 CUDA major; answer: u8 per fun
 
 inline constexpr size_t kMaxArguments = 48;
 inline constexpr size_t kMaxMemory = size_t{64} << 20;  // bytes of one argument
+inline constexpr size_t kMaxScratch = size_t{1} << 30;  // and of one that does not travel
 
 enum class Kind : uint8_t {
     value,       // a number, or a struct by value
@@ -40,6 +41,7 @@ enum class Kind : uint8_t {
     result,    // written, in host or device memory
     inresult,  // both, in host or device memory
     scratch,   // host memory of no interest to the program
+    ignored,   // the library gets null
 };
 
 // What memory holds, in elements of 8 bytes for all but data.
@@ -47,6 +49,7 @@ enum class Holds : uint8_t {
     data,
     handles,   // of this library, never written
     pointers,  // u64 address; if it is not device memory, u8 1 and the kValue bytes that lie there
+    streams,   // their names
 };
 inline constexpr size_t kValue = 8;
 
@@ -67,12 +70,16 @@ inline bool in_memory(Kind kind) {
     return reads(kind) || writes(kind) || kind == Kind::scratch;
 }
 
+inline size_t most(Kind kind) {
+    return kind == Kind::scratch ? kMaxScratch : kMaxMemory;
+}
+
 struct ParameterRow {
     Kind kind;
-    uint8_t handle;    // number of its handle type in the library, from 1
-    uint16_t width;    // bytes, of a value
-    uint16_t size;     // what measures its memory
-    uint16_t holds;    // measures to what lies there: see Holds
+    uint8_t handle;  // number of its handle type in the library, from 1
+    uint16_t width;  // bytes, of a value
+    uint16_t size;   // what measures its memory
+    uint16_t holds;  // measures to what lies there: see Holds
 };
 
 // Flags of a function.

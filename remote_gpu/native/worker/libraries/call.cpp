@@ -90,7 +90,7 @@ void LibraryCall::take_new(uint16_t i, uint32_t name) {
     if (!name) throw wire::Malformed("a new handle without a name");
     new_.push_back({name, i, lib_.kind(p.handle)});
     if (p.kind == Kind::box) {
-        const size_t size = std::max<size_t>(lib_.handles[p.handle].box, 1024);
+        const size_t size = std::max<size_t>(lib_.handles[p.handle].box, kBox);
         a_[i] = reinterpret_cast<uint64_t>(allocate(size));
         new_values_[i] = a_[i];
     } else {
@@ -125,7 +125,7 @@ void LibraryCall::take_memory(uint16_t i, wire::Reader& in) {
     if (place != Place::host) throw wire::Malformed("memory is in no known place");
     const auto size = size_t{in.get<uint32_t>()};
     // The library writes as much as its other arguments say, whatever the client announced.
-    if (size > library::kMaxMemory ||
+    if (size > library::most(p.kind) ||
         (p.kind != Kind::string && p.size &&
          size != static_cast<size_t>(std::max<int64_t>(0, measure(p.size)))))
         throw wire::Malformed("a library call announces the wrong size");
@@ -134,6 +134,14 @@ void LibraryCall::take_memory(uint16_t i, wire::Reader& in) {
     const auto holds = static_cast<library::Holds>(p.holds ? measure(p.holds) : 0);
     if (holds == library::Holds::pointers) {
         take_pointers(memory, size, in);
+        return;
+    }
+    if (holds == library::Holds::streams) {
+        for (size_t offset = 0; offset + sizeof(uint64_t) <= size; offset += sizeof(uint64_t)) {
+            stream_ = in.get<uint64_t>();
+            CUstream const stream = libraries_.objects_.get<CUstream>(stream_);
+            std::memcpy(memory + offset, &stream, sizeof stream);
+        }
         return;
     }
     if (library::reads(p.kind) || holds == library::Holds::handles) {

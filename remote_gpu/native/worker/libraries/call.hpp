@@ -34,12 +34,15 @@ class LibraryCall {
     bool succeeded() const {
         return !(row_.flags & library::kStatus) || static_cast<uint32_t>(result_) == 0;
     }
-    bool waits_for_gpu() const { return (row_.flags & library::kBlocks) && !outputs_.empty(); }
+    bool waits_for_gpu() const { return row_.flags & library::kBlocks; }
 
   private:
     // Memory of the library's arguments. Longer than what was announced, so that an estimate that
     // is off by a little does no harm.
     static constexpr size_t kSlack = 256;
+
+    // At least so many bytes for a struct: this library may be older, and its structs larger.
+    static constexpr size_t kBox = size_t{16} << 10;
 
     struct Output {
         const std::byte* data;
@@ -77,7 +80,8 @@ class LibraryCall {
     std::vector<New> new_;
     uint64_t new_values_[library::kMaxArguments] = {};
     std::vector<std::unique_ptr<std::byte[]>> memory_;
-    std::vector<std::unique_ptr<std::byte[]>> kept_;  // what outlives the call, with the first handle
+    std::vector<std::unique_ptr<std::byte[]>>
+        kept_;  // what outlives the call, with the first handle
     std::vector<Output> outputs_;
     uint64_t result_ = 0;
 };
