@@ -15,7 +15,7 @@ void LibraryCall::decode(wire::Reader& in) {
     touch();
 }
 
-// What its handle's work goes to is busy from now on.
+// Names the stream that its handle's work goes to: the server marks it busy once the call is done.
 void LibraryCall::touch() {
     if (stream_) {
         libraries_.objects_.get<CUstream>(stream_);

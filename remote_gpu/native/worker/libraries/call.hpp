@@ -21,8 +21,6 @@ class LibraryCall {
 
     // Takes the arguments apart. Throws wire::Malformed and BadHandle.
     void decode(wire::Reader& in);
-    // Marks the stream that its work goes to as busy. Main loop only, as decode().
-    void touch();
     // Runs it; the status, or what the function returns.
     uint64_t run();
     // After run(): remembers new handles and notes. `answered`: the client waits for the result.
@@ -55,6 +53,7 @@ class LibraryCall {
     };
 
     int64_t measure(uint16_t which) const { return lib_.measure(which, a_, notes_); }
+    void touch();
     void bind_new(int64_t note);
     void take_word(uint16_t i, wire::Reader& in);
     void take_handle(uint16_t i, uint32_t name);

@@ -36,7 +36,6 @@ void Libraries::call(wire::Reader& in, Reply& out) {
         return;
     }
     answer(*call, out);
-    call->touch();  // the watcher may have found the stream idle before the work was queued
 }
 
 void Libraries::answer(LibraryCall& call, Reply& out) {
