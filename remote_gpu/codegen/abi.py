@@ -70,8 +70,6 @@ def _ordered(structs: dict[str, Any], aliases: dict[str, str]) -> list[str]:
 
 def generate(types: dict[str, Any]) -> str:
     """The header's text."""
-    aliases = {k: v for k, v in types["aliases"].items() if not k.startswith("cuuint")}
-    structs = types["structs"]
     out = [
         "// Generated from remote_gpu/api/cuda_types.yaml by remote_gpu/codegen/abi.py. Do not edit.",
         "#pragma once",
@@ -84,7 +82,18 @@ def generate(types: dict[str, Any]) -> str:
         "",
     ]
     out += [f"typedef struct {h}_st* {h};" for h in types["handles"]]
-    out.append("")
+    out += ["", *declarations(types), ""]
+    out.append(f"inline constexpr int kCudaVersion = {types['version']};")
+    return "\n".join(out) + "\n"
+
+
+def declarations(types: dict[str, Any]) -> list[str]:
+    """Enums, structs, aliases, callbacks and constants; the handles are declared before."""
+    aliases = {
+        k: v for k, v in types["aliases"].items() if not k.startswith("cuuint") and k != v
+    }
+    structs = types["structs"]
+    out: list[str] = []
     for name, values in types["enums"].items():
         base = "unsigned int" if any(v > 0x7FFFFFFF for v in values.values()) else "int"
         out.append(f"enum {name} : {base} {{")
@@ -118,9 +127,7 @@ def generate(types: dict[str, Any]) -> str:
         out += _body(record[tag], 1)
         out.append("};")
         out.append(f'static_assert(sizeof({name}) == {record["size"]}, "{name}");')
-    out.append("")
-    out.append(f"inline constexpr int kCudaVersion = {types['version']};")
-    return "\n".join(out) + "\n"
+    return out
 
 
 def write(target: Path) -> None:

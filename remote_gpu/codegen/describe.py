@@ -16,12 +16,24 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 API = Path(__file__).resolve().parent.parent / "api"
+
+
+_COMPILER_HEADER = "".join(
+    f"#define {name}\n"
+    for name in (
+        "__host__", "__device__", "__device_builtin__", "__cudart_builtin__", "CUDARTAPI",
+        "CUDARTAPI_CDECL", "CUDA_CB", "__builtin_align__(n)", "__align__(n)", "__inline__",
+        "__device_builtin_texture_type__", "__device_builtin_surface_type__", "__CUDA_DEPRECATED",
+        "__specialization_static", "__no_return__", "__forceinline__", "__noinline__",
+    )
+)  # fmt: skip
 
 
 def _spelling(type_: Any) -> str:
@@ -90,8 +102,11 @@ def _field(field: Any, cindex: Any) -> Any:
     return [_spelling(type_), field.spelling, *sizes]
 
 
-def describe(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The types and the functions of ``header``."""
+def describe(
+    header: Path, parts: Collection[str] = (), macros: tuple[str, ...] = ("CU_", "CUDA_")
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The types and the functions of ``header``, and of the headers of its folder that ``parts``
+    names; of its macros, the numbers whose names begin with one of ``macros``."""
     from clang import cindex
 
     kinds = cindex.CursorKind
@@ -99,6 +114,11 @@ def describe(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         str(header),
         args=["-x", "c", f"-I{header.parent}", "-I/usr/lib/gcc/x86_64-linux-gnu/12/include"],
         options=cindex.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD,
+        # The runtime's headers want the compiler's own ones, which come in another package.
+        unsaved_files=[
+            (str(header.parent / "crt" / name), _COMPILER_HEADER)
+            for name in ("host_defines.h", "host_config.h")
+        ],
     )
     version = re.search(r"#define CUDA_VERSION (\d+)", header.read_text())
     types: dict[str, Any] = {
@@ -115,7 +135,9 @@ def describe(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     records: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     for cursor in unit.cursor.get_children():
-        if not cursor.location.file or Path(cursor.location.file.name).name != header.name:
+        if not cursor.location.file:
+            continue
+        if Path(cursor.location.file.name).name not in (header.name, *parts):
             continue
         if cursor.kind == kinds.ENUM_DECL:
             name = str(cursor.spelling)
@@ -135,7 +157,7 @@ def describe(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             tokens = [t.spelling for t in cursor.get_tokens()]
             match = re.fullmatch(r"\(*(?:\(\s*\w+\s*\))?\s*\(?(-?(?:0x)?[0-9a-fA-F]+)[uUlL]*\)*",
                                  "".join(tokens[1:]))  # fmt: skip
-            if match and cursor.spelling.startswith(("CU_", "CUDA_")):
+            if match and cursor.spelling.startswith(macros):
                 types["constants"][cursor.spelling] = int(match.group(1), 0)
     for tag, record in records.items():  # declared by its tag only
         types["structs"][tag] = {**record, "size": sizes[tag]}
@@ -158,10 +180,15 @@ def _typedef(cursor: Any, cindex: Any, types: dict[str, Any], records: dict[str,
             types["aliases"][name] = text
     elif declaration.kind == cindex.CursorKind.ENUM_DECL:
         tag = re.sub(r"_enum$", "", declaration.spelling)
-        if tag in types["enums"] and tag not in types["aliases"].values():
+        if not declaration.spelling.endswith("_enum"):
+            types["aliases"][name] = tag
+        elif tag in types["enums"] and tag not in types["aliases"].values():
             types["enums"][name] = types["enums"].pop(tag)
         else:
             types["aliases"][name] = tag
+    elif declaration.spelling in records and not declaration.spelling.endswith("_st"):
+        if name != declaration.spelling:
+            types["aliases"][name] = declaration.spelling
     elif declaration.spelling in records:
         record = records.pop(declaration.spelling)
         types["structs"][name] = {**record, "size": target.get_size()}

@@ -37,6 +37,8 @@ static const char* const kNames[][2] = {
     {"libcupti.so.13", "libcupti.so.13"},
     {"libnvshmem_host.so.3", "libnvshmem_host.so.3"},
     {"libcufile.so.0", "libcufile.so.0"},
+    {"libcudart.so.12", "libcudart.so.12"},
+    {"libcudart.so.13", "libcudart.so.13"},
 };
 enum { kCount = sizeof kNames / sizeof kNames[0] };
 
@@ -62,8 +64,7 @@ EXPORT char* la_objsearch(const char* name, uintptr_t* cookie, unsigned int flag
     (void)flag;
     const char* slash = strrchr(name, '/');
     const char* base = slash ? slash + 1 : name;
-    if (strncmp(base, "libcu", 5) && strncmp(base, "libn", 4))
-        return (char*)name; /* the linker's own string goes back unchanged */
+    if (strncmp(base, "lib", 3)) return (char*)name; /* the linker's own string, unchanged */
     for (int i = 0; i < kCount; ++i)
         if (!strcmp(base, kNames[i][0]) && paths[i][0]) return paths[i];
     return (char*)name;
