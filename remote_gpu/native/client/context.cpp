@@ -12,7 +12,21 @@ namespace carrel::client {
 
 namespace {
 
-thread_local std::vector<Context*> stack;
+// The calling thread's contexts. A program's exit handlers may come here after the thread's own
+// objects are gone: they get a new stack, which goes with the process.
+thread_local std::vector<Context*>* own_stack = nullptr;
+struct StackOwner {
+    ~StackOwner() { delete std::exchange(own_stack, nullptr); }
+};
+
+std::vector<Context*>& stack() {
+    if (!own_stack) [[unlikely]] {
+        thread_local StackOwner owner;
+        static_cast<void>(&owner);
+        own_stack = new std::vector<Context*>;
+    }
+    return *own_stack;
+}
 
 // The primary context's reference count and the flags for its next activation.
 struct Primary {
@@ -72,7 +86,7 @@ CUresult create(CUcontext* out, unsigned int flags, CUdevice device) {
         handles().erase(Handles::name(context->handle));
         return result;
     }
-    stack.push_back(context);
+    stack().push_back(context);
     *out = context->handle;
     return CUDA_SUCCESS;
 }
@@ -91,7 +105,7 @@ Context* find_context(CUcontext handle) {
 }
 
 Context* current_context() {
-    return stack.empty() ? nullptr : stack.back();
+    return stack().empty() ? nullptr : stack().back();
 }
 
 }  // namespace carrel::client
@@ -161,7 +175,7 @@ CUresult CUDAAPI cuCtxDestroy_v2(CUcontext ctx) {
     if (const CUresult bad = session().status()) return bad;
     Context* context = find_context(ctx);
     if (!context || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!stack.empty() && stack.back() == context) stack.pop_back();
+    if (!stack().empty() && stack().back() == context) stack().pop_back();
     handles().erase_context(context->wire);
     handles().erase(Handles::name(ctx));
     return ask(
@@ -173,30 +187,30 @@ CUresult CUDAAPI cuCtxPushCurrent_v2(CUcontext ctx) {
     if (const CUresult bad = session().status(); bad && !corrupts_context(bad)) return bad;
     Context* context = find_context(ctx);
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    stack.push_back(context);
+    stack().push_back(context);
     return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuCtxPopCurrent_v2(CUcontext* pctx) {
     if (const CUresult bad = session().status(); bad && !corrupts_context(bad)) return bad;
-    if (stack.empty()) return CUDA_ERROR_INVALID_CONTEXT;
-    if (pctx) *pctx = stack.back()->handle;
-    stack.pop_back();
+    if (stack().empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    if (pctx) *pctx = stack().back()->handle;
+    stack().pop_back();
     return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuCtxSetCurrent(CUcontext ctx) {
     if (const CUresult bad = session().status(); bad && !corrupts_context(bad)) return bad;
     if (!ctx) {
-        if (!stack.empty()) stack.pop_back();
+        if (!stack().empty()) stack().pop_back();
         return CUDA_SUCCESS;
     }
     Context* context = find_context(ctx);
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    if (stack.empty()) {
-        stack.push_back(context);
+    if (stack().empty()) {
+        stack().push_back(context);
     } else {
-        stack.back() = context;
+        stack().back() = context;
     }
     return CUDA_SUCCESS;
 }

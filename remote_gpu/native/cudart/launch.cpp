@@ -90,6 +90,7 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* entryFuncAddr) {
 
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 gridDim, dim3 blockDim, void** args,
                                size_t sharedMem, cudaStream_t stream) {
+    if (!kernel) return cudaPeekAtLastError();  // __cudaGetKernel has said why
     if (const CUresult bad = ready()) return finish(bad);
     return launched(launch(kernel, gridDim, blockDim, args, sharedMem, stream));
 }

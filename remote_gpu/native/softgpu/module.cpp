@@ -57,7 +57,9 @@ Module::~Module() {
 
 Module::Global Module::global(std::string_view name) const {
     const auto index = program_.find_variable(name);
-    require(index && program_.variables()[*index].visible, CUDA_ERROR_NOT_FOUND);
+    // Also those that are not .visible: nvcc declares a program's own variables so, and CUDA finds
+    // them by name all the same.
+    require(index.has_value(), CUDA_ERROR_NOT_FOUND);
     return {addresses_[*index], program_.variables()[*index].size};
 }
 
