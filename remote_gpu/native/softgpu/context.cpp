@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "softgpu/capture.hpp"
 #include "softgpu/failure.hpp"
 #include "softgpu/module.hpp"
 #include "softgpu/pool.hpp"
@@ -130,6 +131,14 @@ void Context::enqueue_and_run(Stream& stream, std::function<void()> work) {
     Runtime::get().scheduler().run(operation);
     flush_output();
     require_usable();
+}
+
+OperationPtr Context::follow(std::function<void()> work, std::span<const OperationPtr> after,
+                             bool always) {
+    auto operation =
+        std::make_shared<Operation>(always ? std::move(work) : unless_failed(std::move(work)));
+    Runtime::get().scheduler().submit(operation, after);
+    return operation;
 }
 
 OperationPtr Context::enqueue_always(Stream& stream, std::function<void()> work,
@@ -264,7 +273,7 @@ void Context::tear_down() {
     flush_output();
     destroyed_ = true;
     const auto ours = [this](const auto& object) { return &object.context == this; };
-    runtime.streams.remove_if(ours);
+    for (const auto& stream : runtime.streams.remove_if(ours)) abandon_capture(*stream);
     runtime.events.remove_if([this](const Event& event) { return event.context.get() == this; });
     runtime.modules.remove_if([this](const Module& module) { return &module.context() == this; });
     runtime.functions.remove_if(

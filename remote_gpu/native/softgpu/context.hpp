@@ -57,6 +57,11 @@ class Context : public std::enable_shared_from_this<Context> {
     OperationPtr enqueue_always(Stream& stream, std::function<void()> work,
                                 std::span<const OperationPtr> after = {});
 
+    /// Runs `work` when the operations in `after` have ended, in no stream. `always`: even when the
+    /// context has failed.
+    OperationPtr follow(std::function<void()> work, std::span<const OperationPtr> after,
+                        bool always);
+
     /// Waits for the stream (the default stream: for all that block it), shows what kernels printed
     /// and throws the sticky error, if any.
     void synchronize(Stream& stream);

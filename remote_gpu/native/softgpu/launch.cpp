@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "softgpu/capture.hpp"
 #include "softgpu/failure.hpp"
 #include "softgpu/runtime.hpp"
 #include "softgpu/watchdog.hpp"
@@ -145,22 +146,33 @@ void run(const Function& function, const ptx::LaunchConfig& config,
 
 }  // namespace
 
+KernelLaunch prepare(const std::shared_ptr<Function>& function, const LaunchRequest& request) {
+    check(*function, request.config);
+    return {function, request.config, pack(function->kernel, request.parameters, request.extra)};
+}
+
+std::function<void()> KernelLaunch::work() const {
+    static std::atomic<std::uint64_t> next_grid{1};
+    return [launch = *this, grid = next_grid++] {
+        Heap& heap = launch.function->module->context().device_heap();
+        const std::uint64_t workspace =
+            launch.config.cooperative ? heap.allocate(kWorkspaceBytes) : 0;
+        run(*launch.function, launch.config, launch.parameters, workspace, grid);
+        if (workspace) heap.free(workspace);
+    };
+}
+
 void launch(const std::shared_ptr<Function>& function, Stream& stream,
             const LaunchRequest& request) {
-    static std::atomic<std::uint64_t> next_grid{1};
     Context& context = stream.context;
     context.require_usable();
     require(&function->module->context() == &context, CUDA_ERROR_INVALID_HANDLE);
-    check(*function, request.config);
-    auto parameters = pack(function->kernel, request.parameters, request.extra);
-    const ptx::LaunchConfig config = request.config;
-    context.enqueue(
-        stream, [function, config, parameters = std::move(parameters), grid = next_grid++] {
-            Heap& heap = function->module->context().device_heap();
-            const std::uint64_t workspace = config.cooperative ? heap.allocate(kWorkspaceBytes) : 0;
-            run(*function, config, parameters, workspace, grid);
-            if (workspace) heap.free(workspace);
-        });
+    KernelLaunch ready = prepare(function, request);
+    if (capturing(stream)) {
+        capture(stream, std::move(ready));
+    } else {
+        context.enqueue(stream, ready.work());
+    }
 }
 
 unsigned resident_blocks(const Function& function, unsigned block_threads,

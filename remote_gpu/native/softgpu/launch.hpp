@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "softgpu/module.hpp"
 #include "softgpu/stream.hpp"
@@ -15,7 +17,21 @@ struct LaunchRequest {
     void** extra = nullptr;       // … or one buffer with all
 };
 
-/// Checks the request as CUDA does and queues it. Throws Failure.
+/// A checked launch, parameters packed: what a stream or a graph runs.
+struct KernelLaunch {
+    std::shared_ptr<Function> function;
+    ptx::LaunchConfig config;
+    std::vector<std::byte> parameters;
+
+    [[nodiscard]] std::function<void()> work() const;
+};
+
+/// Checks the request as CUDA does. Throws Failure.
+[[nodiscard]] KernelLaunch prepare(const std::shared_ptr<Function>& function,
+                                   const LaunchRequest& request);
+
+/// Checks the request and queues it, or adds it to the graph that the stream captures into. Throws
+/// Failure.
 void launch(const std::shared_ptr<Function>& function, Stream& stream,
             const LaunchRequest& request);
 

@@ -104,6 +104,7 @@ struct Allocation {
     unsigned flags = 0;  // as given to cuMemHostAlloc and the like
     std::uint64_t id = 0;
     MemoryPool* pool = nullptr;
+    bool of_graph = false;                     // belongs to a graph's allocation node
     std::shared_ptr<PhysicalMemory> physical;  // of mappings
     std::uint64_t physical_offset = 0;
     bool sync_operations = false;  // CU_POINTER_ATTRIBUTE_SYNC_MEMOPS

@@ -23,6 +23,10 @@ struct Library;
 struct Kernel;
 struct LinkState;
 struct MemoryPool;
+struct Graph;
+struct GraphExec;
+struct Node;
+struct UserObject;
 
 inline constexpr int kDriverVersion = 13000;
 
@@ -55,6 +59,10 @@ class Runtime {
     HandleTable<Kernel, CUkernel> kernels;
     HandleTable<LinkState, CUlinkState> links;
     HandleTable<MemoryPool, CUmemoryPool> pools;
+    HandleTable<Graph, CUgraph> graphs;
+    HandleTable<Node, CUgraphNode> graph_nodes;
+    HandleTable<GraphExec, CUgraphExec> graph_execs;
+    HandleTable<UserObject, CUuserObject> user_objects;
 
   private:
     Runtime();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "cuda_abi.hpp"
 #include "softgpu/scheduler.hpp"
@@ -12,6 +13,9 @@
 namespace carrel::softgpu {
 
 class Context;
+struct Capture;
+struct CapturedMark;
+struct Node;
 
 /// A queue of operations of one context. `last` and `destroyed` belong to the context's stream
 /// lock.
@@ -26,6 +30,11 @@ struct Stream {
     bool legacy = false;  // the default stream that waits for the others
     OperationPtr last;
     bool destroyed = false;
+
+    // What belongs to the lock of stream capture (capture.cpp).
+    std::shared_ptr<Capture> capture;  // null: work is done, not captured
+    std::vector<Node*> capture_tail;   // nodes that the next one depends on
+    std::vector<Node*> shown_tail;     // as last shown to the program
 
     static constexpr int kGreatestPriority = -5;
     [[nodiscard]] bool blocking() const { return !(flags & CU_STREAM_NON_BLOCKING); }
@@ -45,7 +54,8 @@ struct Event {
     }
 
     std::mutex mutex;
-    OperationPtr operation;  // null: never recorded
+    OperationPtr operation;              // null: never recorded
+    std::shared_ptr<CapturedMark> mark;  // recorded in a capture; belongs to the captures' lock
 };
 
 }  // namespace carrel::softgpu

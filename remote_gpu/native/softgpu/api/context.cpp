@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 using namespace carrel::softgpu;
@@ -194,11 +195,18 @@ CUresult cuCtxGetId(CUcontext ctx, unsigned long long* ctxId) {
 }
 
 CUresult cuCtxSynchronize() {
-    return entry_in_context([](Context& context) { context.synchronize(); });
+    return entry_in_context([](Context& context) {
+        require_no_capture(context);
+        context.synchronize();
+    });
 }
 
 CUresult cuCtxSynchronize_v2(CUcontext ctx) {
-    return entry([&] { find_context(ctx)->synchronize(); });
+    return entry([&] {
+        const auto context = find_context(ctx);
+        require_no_capture(*context);
+        context->synchronize();
+    });
 }
 
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) {

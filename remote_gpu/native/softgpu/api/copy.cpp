@@ -1,9 +1,12 @@
 // cuMemcpy*: copies between host and device, in one, two and three dimensions.
+#include "softgpu/copy.hpp"
+
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 using namespace carrel::softgpu;
@@ -13,21 +16,6 @@ namespace {
 // Pageable memory of the host is read before the call returns, as CUDA promises: up to this size by
 // a copy of its own.
 constexpr std::size_t kStaged = std::size_t{64} << 10;
-
-enum class Side : std::uint8_t { host, device, either };
-
-// One end of a copy: rows of `pitch` bytes, layers of `rows` rows; x, y and z are in `base`
-// already.
-struct End {
-    std::uint64_t base = 0;
-    Side side = Side::either;
-    std::size_t pitch = 0;
-    std::size_t rows = 0;
-};
-
-struct Extent {
-    std::size_t width = 0, height = 1, depth = 1;  // bytes, rows, layers
-};
 
 std::uint64_t address_of(const void* pointer) {
     return reinterpret_cast<std::uint64_t>(pointer);
@@ -62,40 +50,36 @@ void check(const End& end, std::size_t span) {
         require_allocated(end.base, span);
 }
 
-void copy_now(const End& to, const End& from, const Extent& extent) {
-    for (std::size_t z = 0; z < extent.depth; ++z)
-        for (std::size_t y = 0; y < extent.height; ++y)
-            std::memmove(
-                reinterpret_cast<void*>(to.base + (z * to.rows + y) * to.pitch),
-                reinterpret_cast<const void*>(from.base + (z * from.rows + y) * from.pitch),
-                extent.width);
-}
-
 enum class Wait : std::uint8_t { asynchronous, as_cuda_does };
 
 void copy(Stream& stream, const End& to, const End& from, const Extent& extent, Wait wait) {
     stream.context.require_usable();
-    if (extent.width == 0 || extent.height == 0 || extent.depth == 0) return;
+    if (extent.empty()) return;
+    const Copy ready{to, from, extent};
     const std::size_t to_span = span_of(to, extent), from_span = span_of(from, extent);
     check(to, to_span);
     check(from, from_span);
+    const bool waits =
+        wait == Wait::as_cuda_does && (to.side != Side::device || from.side != Side::device);
+    if (wait == Wait::as_cuda_does) require_unsafe_call_allowed();
+    if (capturing(stream)) {
+        capture(stream, ready);
+        return;
+    }
     const bool to_pageable = pageable(to, to_span), from_pageable = pageable(from, from_span);
-    const bool touches_host = to.side != Side::device || from.side != Side::device;
-    if (to_pageable || (wait == Wait::as_cuda_does && touches_host) ||
-        (from_pageable && from_span > kStaged)) {
-        stream.context.enqueue_and_run(stream, [=] { copy_now(to, from, extent); });
+    if (to_pageable || waits || (from_pageable && from_span > kStaged)) {
+        stream.context.enqueue_and_run(stream, [=] { ready.perform(); });
         return;
     }
     if (!from_pageable) {
-        stream.context.enqueue(stream, [=] { copy_now(to, from, extent); });
+        stream.context.enqueue(stream, [=] { ready.perform(); });
         return;
     }
     const auto* source = reinterpret_cast<const unsigned char*>(from.base);
     auto staged = std::make_shared<std::vector<unsigned char>>(source, source + from_span);
-    End staged_from = from;
-    staged_from.base = address_of(staged->data());
-    stream.context.enqueue(stream,
-                           [=, staged = std::move(staged)] { copy_now(to, staged_from, extent); });
+    Copy from_staged = ready;
+    from_staged.from.base = address_of(staged->data());
+    stream.context.enqueue(stream, [=, staged = std::move(staged)] { from_staged.perform(); });
 }
 
 CUresult copy_row(CUstream stream, Side to_side, std::uint64_t to, Side from_side,
@@ -138,7 +122,7 @@ CUresult copy_2d(const CUDA_MEMCPY2D* p, CUstream stream, Wait wait) {
     return entry_in_context([&](Context&) {
         require(p != nullptr);
         const Extent extent{p->WidthInBytes, p->Height, 1};
-        if (extent.width == 0 || extent.height == 0) return;
+        if (extent.empty()) return;
         const End from = end_of(p->srcMemoryType, p->srcHost, p->srcDevice, p->srcXInBytes, p->srcY,
                                 0, p->srcPitch, 0, extent);
         const End to = end_of(p->dstMemoryType, p->dstHost, p->dstDevice, p->dstXInBytes, p->dstY,
@@ -147,22 +131,78 @@ CUresult copy_2d(const CUDA_MEMCPY2D* p, CUstream stream, Wait wait) {
     });
 }
 
+template <class Description>
+Copy copy_from(const Description& p) {
+    require(p.srcLOD == 0 && p.dstLOD == 0);
+    Copy copy;
+    copy.extent = {p.WidthInBytes, p.Height, p.Depth};
+    if (copy.extent.empty()) return copy;
+    copy.from = end_of(p.srcMemoryType, p.srcHost, p.srcDevice, p.srcXInBytes, p.srcY, p.srcZ,
+                       p.srcPitch, p.srcHeight, copy.extent);
+    copy.to = end_of(p.dstMemoryType, p.dstHost, p.dstDevice, p.dstXInBytes, p.dstY, p.dstZ,
+                     p.dstPitch, p.dstHeight, copy.extent);
+    return copy;
+}
+
 // CUDA_MEMCPY3D and CUDA_MEMCPY3D_PEER: the same fields but for the contexts.
 template <class Description>
 CUresult copy_3d(const Description* p, CUstream stream, Wait wait) {
     return entry_in_context([&](Context&) {
-        require(p != nullptr && p->srcLOD == 0 && p->dstLOD == 0);
-        const Extent extent{p->WidthInBytes, p->Height, p->Depth};
-        if (extent.width == 0 || extent.height == 0 || extent.depth == 0) return;
-        const End from = end_of(p->srcMemoryType, p->srcHost, p->srcDevice, p->srcXInBytes, p->srcY,
-                                p->srcZ, p->srcPitch, p->srcHeight, extent);
-        const End to = end_of(p->dstMemoryType, p->dstHost, p->dstDevice, p->dstXInBytes, p->dstY,
-                              p->dstZ, p->dstPitch, p->dstHeight, extent);
-        copy(*find_stream(stream), to, from, extent, wait);
+        require(p != nullptr);
+        const Copy ready = copy_from(*p);
+        copy(*find_stream(stream), ready.to, ready.from, ready.extent, wait);
     });
 }
 
 }  // namespace
+
+namespace carrel::softgpu {
+
+void Copy::perform() const {
+    for (std::size_t z = 0; z < extent.depth; ++z)
+        for (std::size_t y = 0; y < extent.height; ++y)
+            std::memmove(
+                reinterpret_cast<void*>(to.base + (z * to.rows + y) * to.pitch),
+                reinterpret_cast<const void*>(from.base + (z * from.rows + y) * from.pitch),
+                extent.width);
+}
+
+Copy copy_of(const CUDA_MEMCPY3D& description) {
+    Copy copy = copy_from(description);
+    require(!copy.extent.empty());
+    check(copy.to, span_of(copy.to, copy.extent));
+    check(copy.from, span_of(copy.from, copy.extent));
+    return copy;
+}
+
+CUDA_MEMCPY3D description_of(const Copy& copy) {
+    const auto type = [](Side side) {
+        return side == Side::host     ? CU_MEMORYTYPE_HOST
+               : side == Side::device ? CU_MEMORYTYPE_DEVICE
+                                      : CU_MEMORYTYPE_UNIFIED;
+    };
+    CUDA_MEMCPY3D p{};
+    p.srcMemoryType = type(copy.from.side);
+    p.dstMemoryType = type(copy.to.side);
+    if (copy.from.side == Side::host) {
+        p.srcHost = reinterpret_cast<const void*>(copy.from.base);
+    } else {
+        p.srcDevice = copy.from.base;
+    }
+    if (copy.to.side == Side::host) {
+        p.dstHost = reinterpret_cast<void*>(copy.to.base);
+    } else {
+        p.dstDevice = copy.to.base;
+    }
+    p.srcPitch = copy.from.pitch, p.srcHeight = copy.from.rows;
+    p.dstPitch = copy.to.pitch, p.dstHeight = copy.to.rows;
+    p.WidthInBytes = copy.extent.width;
+    p.Height = copy.extent.height;
+    p.Depth = copy.extent.depth;
+    return p;
+}
+
+}  // namespace carrel::softgpu
 
 CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount) {
     return copy_row(nullptr, Side::either, dst, Side::either, src, ByteCount, Wait::as_cuda_does);

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 using namespace carrel::softgpu;
@@ -30,6 +31,15 @@ CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int f
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
         require(&stream->context == event->context.get(), CUDA_ERROR_INVALID_HANDLE);
+        if (capturing(*stream)) {
+            if (flags & CU_EVENT_RECORD_EXTERNAL) {
+                capture(*stream, EventRecord{event});
+            } else {
+                capture_record(*stream, *event);
+            }
+            return;
+        }
+        forget_mark(*event);
         const std::lock_guard lock(event->mutex);
         event->operation = stream->context.enqueue_always(*stream, [] {});
     });
@@ -43,6 +53,8 @@ CUresult cuEventQuery(CUevent hEvent) {
     return entry([&] {
         const auto event = Runtime::get().events.get(hEvent);
         event->context->require_usable();
+        require_not_captured(*event);
+        require_unsafe_call_allowed();
         const OperationPtr operation = event->recorded();
         return operation && !operation->done() ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
     });
@@ -51,6 +63,8 @@ CUresult cuEventQuery(CUevent hEvent) {
 CUresult cuEventSynchronize(CUevent hEvent) {
     return entry([&] {
         const auto event = Runtime::get().events.get(hEvent);
+        require_not_captured(*event);
+        require_unsafe_call_allowed();
         Runtime::get().scheduler().wait(event->recorded());
         event->context->flush_output();
         event->context->require_usable();
@@ -64,6 +78,8 @@ CUresult cuEventElapsedTime_v2(float* pMilliseconds, CUevent hStart, CUevent hEn
         const auto end = Runtime::get().events.get(hEnd);
         require(start->timed() && end->timed(), CUDA_ERROR_INVALID_HANDLE);
         start->context->require_usable();
+        require_not_captured(*start);
+        require_not_captured(*end);
         const OperationPtr from = start->recorded(), to = end->recorded();
         require(from && to, CUDA_ERROR_INVALID_HANDLE);
         if (!from->done() || !to->done()) return CUDA_ERROR_NOT_READY;

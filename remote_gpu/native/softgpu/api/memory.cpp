@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/pool.hpp"
 #include "softgpu/runtime.hpp"
 
@@ -58,6 +59,7 @@ CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
 
 CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize) {
     return entry_in_context([&](Context& context) {
+        require_unsafe_call_allowed();
         require(dptr != nullptr);
         *dptr = allocate(context, bytesize, MemoryKind::device, 0);
     });
@@ -66,6 +68,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize) {
 CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height,
                             unsigned int ElementSizeBytes) {
     return entry_in_context([&](Context& context) {
+        require_unsafe_call_allowed();
         require(dptr && pPitch && WidthInBytes > 0 && Height > 0);
         require(ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16);
         require(WidthInBytes <= limits::kPitch);
@@ -79,6 +82,7 @@ CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInByt
 CUresult cuMemFree_v2(CUdeviceptr dptr) {
     return entry([&] {
         if (dptr == 0) return;
+        require_unsafe_call_allowed();
         Runtime& runtime = Runtime::get();
         const auto known = runtime.addresses().find(dptr);
         require(known && known->base == dptr &&
@@ -111,6 +115,7 @@ CUresult cuMemAllocHost_v2(void** pp, size_t bytesize) {
 
 CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) {
     return entry_in_context([&](Context& context) {
+        require_unsafe_call_allowed();
         require(pp && (Flags & ~kHostAllocFlags) == 0);
         *pp = host_pointer(allocate(context, bytesize, MemoryKind::host, Flags));
     });
@@ -118,6 +123,7 @@ CUresult cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) {
 
 CUresult cuMemFreeHost(void* p) {
     return entry([&] {
+        require_unsafe_call_allowed();
         const Allocation known = find_host(p);
         require(known.kind == MemoryKind::host && known.base == address_of(p));
         known.context->drain();
@@ -143,6 +149,7 @@ CUresult cuMemHostGetFlags(unsigned int* pFlags, void* p) {
 
 CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags) {
     return entry_in_context([&](Context& context) {
+        require_unsafe_call_allowed();
         require(p && bytesize > 0 && (Flags & ~kHostRegisterFlags) == 0);
         require(bytesize < PageTable::kAddressLimit);
         Runtime& runtime = Runtime::get();
@@ -163,6 +170,7 @@ CUresult cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags) {
 
 CUresult cuMemHostUnregister(void* p) {
     return entry([&] {
+        require_unsafe_call_allowed();
         Runtime& runtime = Runtime::get();
         const auto known = runtime.addresses().find(address_of(p));
         require(known && known->kind == MemoryKind::registered && known->base == address_of(p),
@@ -178,6 +186,7 @@ CUresult cuMemHostUnregister(void* p) {
 // the VRAM.
 CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, unsigned int flags) {
     return entry_in_context([&](Context& context) {
+        require_unsafe_call_allowed();
         require(dptr && (flags == CU_MEM_ATTACH_GLOBAL || flags == CU_MEM_ATTACH_HOST));
         *dptr = allocate(context, bytesize, MemoryKind::managed, flags);
     });

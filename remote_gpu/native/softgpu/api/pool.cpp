@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 using namespace carrel::softgpu;
@@ -33,6 +34,14 @@ void raise(std::atomic<std::uint64_t>& high, std::uint64_t value) {
 CUdeviceptr allocate(Stream& stream, MemoryPool& pool, std::size_t bytes) {
     Context& context = stream.context;
     context.require_usable();
+    if (capturing(stream)) {
+        MemoryAllocation node;
+        node.memory = std::make_shared<GraphMemory>(context.shared_from_this(), bytes);
+        node.given.bytesize = bytes;
+        const std::uint64_t address = node.given.dptr = node.memory->address;
+        capture(stream, std::move(node));
+        return address;
+    }
     require(pool.max_bytes == 0 || pool.used + bytes <= pool.max_bytes, CUDA_ERROR_OUT_OF_MEMORY);
     Allocation allocation;
     allocation.base = context.device_heap().allocate(bytes);
@@ -90,6 +99,11 @@ CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
         if (dptr == 0) return;
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
+        if (capturing(*stream)) {
+            require(Runtime::get().addresses().find(dptr).has_value());
+            capture(*stream, MemoryRelease{dptr});
+            return;
+        }
         const auto gone = Runtime::get().addresses().remove(
             dptr, [](const Allocation& each) { return each.kind == MemoryKind::device; });
         require(gone.has_value());

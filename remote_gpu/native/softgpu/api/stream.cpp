@@ -1,9 +1,6 @@
-// cuStream*, host functions, waits for and writes of values in memory.
-#include <atomic>
-#include <chrono>
-#include <thread>
-
+// cuStream* but for capture; host functions, waits for and writes of values in memory.
 #include "cuda_functions.hpp"
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 using namespace carrel::softgpu;
@@ -17,51 +14,17 @@ CUresult create(CUstream* phStream, unsigned flags, int priority) {
     });
 }
 
-template <class Value>
-Value load(CUdeviceptr address) {
-    return __atomic_load_n(reinterpret_cast<Value*>(address), __ATOMIC_SEQ_CST);
-}
-
-template <class Value>
-bool satisfied(Value now, Value value, unsigned flags) {
-    switch (flags & 3) {
-        case CU_STREAM_WAIT_VALUE_GEQ:
-            return static_cast<std::make_signed_t<Value>>(now - value) >= 0;
-        case CU_STREAM_WAIT_VALUE_EQ:
-            return now == value;
-        case CU_STREAM_WAIT_VALUE_AND:
-            return (now & value) != 0;
-        default:
-            return ~(now | value) != 0;
-    }
-}
-
-void require_word(CUdeviceptr address, std::size_t bytes) {
-    require(address % bytes == 0 && Runtime::get().pages().mapped(address, bytes));
-}
-
-template <class Value>
-CUresult wait_value(CUstream stream, CUdeviceptr address, Value value, unsigned flags) {
+CUresult value_operation(CUstream stream, const ValueOperation& operation) {
     return entry([&] {
         const auto target = find_stream(stream);
-        require_word(address, sizeof(Value));
-        target->context.enqueue(*target, [=, context = &target->context] {
-            while (!satisfied(load<Value>(address), value, flags)) {
-                if (context->error() != CUDA_SUCCESS || context->abort) return;
-                std::this_thread::sleep_for(std::chrono::microseconds(20));
-            }
-        });
-    });
-}
-
-template <class Value>
-CUresult write_value(CUstream stream, CUdeviceptr address, Value value) {
-    return entry([&] {
-        const auto target = find_stream(stream);
-        require_word(address, sizeof(Value));
-        target->context.enqueue(*target, [=] {
-            __atomic_store_n(reinterpret_cast<Value*>(address), value, __ATOMIC_SEQ_CST);
-        });
+        require(operation.address % operation.bytes == 0 &&
+                Runtime::get().pages().mapped(operation.address, operation.bytes));
+        if (capturing(*target)) {
+            capture(*target, operation);
+            return;
+        }
+        target->context.enqueue(*target,
+                                [=, context = &target->context] { operation.perform(*context); });
     });
 }
 
@@ -79,6 +42,7 @@ CUresult cuStreamDestroy_v2(CUstream hStream) {
     return entry([&] {
         const auto stream = Runtime::get().streams.remove(hStream);
         require(stream != nullptr, CUDA_ERROR_INVALID_HANDLE);
+        abandon_capture(*stream);
         stream->context.destroy_stream(*stream);
     });
 }
@@ -128,7 +92,14 @@ CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
         require((Flags & ~static_cast<unsigned>(CU_EVENT_WAIT_EXTERNAL)) == 0);
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
-        const OperationPtr after = Runtime::get().events.get(hEvent)->recorded();
+        const auto event = Runtime::get().events.get(hEvent);
+        if ((Flags & CU_EVENT_WAIT_EXTERNAL) && capturing(*stream)) {
+            capture(*stream, EventWait{event});
+            return;
+        }
+        if (capture_wait(*stream, *event)) return;
+        (void)capturing(*stream);
+        const OperationPtr after = event->recorded();
         if (after) stream->context.enqueue(*stream, [] {}, {&after, 1});
     });
 }
@@ -139,6 +110,10 @@ CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void* 
         require(callback && flags == 0);
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
+        if (capturing(*stream)) {
+            // As a node it has no stream's state to tell of.
+            require_no_capture(*stream);
+        }
         stream->context.enqueue_always(*stream, [=, context = stream->context.shared_from_this()] {
             context->flush_output();
             callback(hStream, context->error(), userData);
@@ -151,6 +126,10 @@ CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData) {
         require(fn != nullptr);
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
+        if (capturing(*stream)) {
+            capture(*stream, HostCall{fn, userData});
+            return;
+        }
         stream->context.enqueue(*stream, [=] { fn(userData); });
     });
 }
@@ -159,6 +138,8 @@ CUresult cuStreamQuery(CUstream hStream) {
     return entry([&] {
         const auto stream = find_stream(hStream);
         stream->context.require_usable();
+        require_no_capture(*stream);
+        require_unsafe_call_allowed();
         if (!stream->context.idle(*stream)) return CUDA_ERROR_NOT_READY;
         stream->context.flush_output();
         return stream->context.error();
@@ -168,53 +149,28 @@ CUresult cuStreamQuery(CUstream hStream) {
 CUresult cuStreamSynchronize(CUstream hStream) {
     return entry([&] {
         const auto stream = find_stream(hStream);
+        require_no_capture(*stream);
+        require_unsafe_call_allowed();
         stream->context.synchronize(*stream);
-    });
-}
-
-CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus) {
-    return entry([&] {
-        require(captureStatus != nullptr);
-        (void)find_stream(hStream);
-        *captureStatus = CU_STREAM_CAPTURE_STATUS_NONE;
-    });
-}
-
-CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* captureStatus_out,
-                                   cuuint64_t*, CUgraph*, const CUgraphNode**, size_t*) {
-    return cuStreamIsCapturing(hStream, captureStatus_out);
-}
-
-CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* captureStatus_out,
-                                   cuuint64_t*, CUgraph*, const CUgraphNode**,
-                                   const CUgraphEdgeData**, size_t*) {
-    return cuStreamIsCapturing(hStream, captureStatus_out);
-}
-
-CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
-    return entry([&] {
-        require(mode != nullptr);
-        thread_local CUstreamCaptureMode current = CU_STREAM_CAPTURE_MODE_GLOBAL;
-        std::swap(*mode, current);
     });
 }
 
 CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                 unsigned int flags) {
-    return wait_value(stream, addr, value, flags);
+    return value_operation(stream, {addr, value, 4, true, flags});
 }
 
 CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                 unsigned int flags) {
-    return wait_value(stream, addr, value, flags);
+    return value_operation(stream, {addr, value, 8, true, flags});
 }
 
 CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value,
                                  unsigned int) {
-    return write_value(stream, addr, value);
+    return value_operation(stream, {addr, value, 4});
 }
 
 CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value,
                                  unsigned int) {
-    return write_value(stream, addr, value);
+    return value_operation(stream, {addr, value, 8});
 }
