@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -23,6 +24,11 @@ struct HostCall {
     CUstreamCallback callback = nullptr;  // of cuStreamAddCallback
     CUstream stream = nullptr;
     void* data = nullptr;
+    // Of a graph: asked for at each replay, never removed.
+    bool repeats = false;
+    const void* source = nullptr;  // of a copy to the device: what is sent instead of a call
+    void* target = nullptr;        // of a copy to the host: where its data goes
+    size_t bytes = 0;
 };
 
 class HostCalls {
@@ -40,6 +46,12 @@ class HostCalls {
         pending_.erase(ticket);
     }
 
+    HostCall find(uint64_t ticket) {
+        const std::lock_guard lock(mutex_);
+        const auto found = pending_.find(ticket);
+        return found == pending_.end() ? HostCall{} : found->second;
+    }
+
     static HostCalls& instance() {
         static HostCalls* const all = new HostCalls;  // its threads outlive static destructors
         return *all;
@@ -52,6 +64,11 @@ class HostCalls {
             const std::lock_guard lock(mutex_);
             due_.emplace_back(ticket, result);
             changed_.notify_all();
+        });
+        session().on_host_data([this](uint64_t ticket, std::span<const std::byte> data) {
+            const HostCall copy = find(ticket);
+            if (copy.target && copy.bytes == data.size())
+                std::memcpy(copy.target, data.data(), data.size());
         });
         sigset_t all;
         sigset_t before;
@@ -85,12 +102,17 @@ class HostCalls {
             if (found == pending_.end()) continue;
             const HostCall call = found->second;
             lock.unlock();
-            if (call.callback) {
+            if (call.source) {
+                session().transact(static_cast<uint16_t>(wire::Internal::graph_data),
+                                   wire::kPrimaryContext,
+                                   [ticket = ticket](wire::Writer& w) { w.put(uint64_t{ticket}); },
+                                   nullptr, {call.source, call.bytes});
+            } else if (call.callback) {
                 call.callback(call.stream, result, call.data);
             } else if (result == CUDA_SUCCESS) {
                 call.function(call.data);
             }
-            remove(ticket);
+            if (!call.repeats) remove(ticket);
             post(wire::Internal::host_done,
                  [ticket = ticket](wire::Writer& w) { w.put(uint64_t{ticket}); });
             session().flush();
@@ -105,19 +127,63 @@ class HostCalls {
     std::deque<std::pair<uint64_t, CUresult>> due_;
 };
 
-CUresult enqueue(Call which, const HostCall& call) {
+CUresult enqueue(Call which, HostCall call) {
     if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
+    if (captures_exist()) {
+        if (const CUresult bad = check_capture(call.stream, &call.repeats)) return bad;
+        if (call.repeats && call.callback) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
     const uint64_t ticket = HostCalls::instance().add(call);
     const CUresult result = post(which, [&](wire::Writer& w) {
         w.put(name_of(call.stream));
         w.put(ticket);
+        w.put(static_cast<uint8_t>(call.repeats));
     });
     if (result != CUDA_SUCCESS) HostCalls::instance().remove(ticket);
     return result;
 }
 
+CUresult capture_copy(HostCall copy, CUdeviceptr device) {
+    copy.repeats = true;
+    const uint64_t ticket = HostCalls::instance().add(copy);
+    const CUresult result = ask(
+        wire::Internal::graph_copy,
+        [&](wire::Writer& w) {
+            w.put(name_of(copy.stream));
+            w.put(uint64_t{device});
+            w.put(uint64_t{copy.bytes});
+            w.put(ticket);
+            w.put(static_cast<uint8_t>(copy.target != nullptr));
+        },
+        [](CUresult, wire::Reader&) {});
+    if (result != CUDA_SUCCESS) HostCalls::instance().remove(ticket);
+    return result;
+}
+
 }  // namespace
+
+namespace carrel::client {
+
+CUresult capture_copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    HostCall copy;
+    copy.stream = stream, copy.source = from, copy.bytes = bytes;
+    return capture_copy(copy, to);
+}
+
+CUresult capture_copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    HostCall copy;
+    copy.stream = stream, copy.target = to, copy.bytes = bytes;
+    return capture_copy(copy, from);
+}
+
+uint64_t host_ticket(CUhostFn function, void* data) {
+    HostCall call{function, nullptr, nullptr, data};
+    call.repeats = true;
+    return HostCalls::instance().add(call);
+}
+
+}  // namespace carrel::client
 
 CUresult CUDAAPI cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void* userData) {
     if (!fn) return CUDA_ERROR_INVALID_VALUE;

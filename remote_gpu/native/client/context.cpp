@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "client/forward.hpp"
+#include "client/graph.hpp"
 #include "client/memory.hpp"
 #include "cuda_functions.hpp"
 
@@ -56,6 +57,8 @@ CUresult check(CUdevice device) {
 
 // Destroys everything in the primary context, on both sides.
 CUresult reset_primary() {
+    forget_captures();
+    forget_graphs();
     forget_mirrors();
     memory_forget_all();
     handles().erase_context(wire::kPrimaryContext);

@@ -56,6 +56,11 @@ CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream
     if (!bytes) return CUDA_SUCCESS;
     const auto source = reinterpret_cast<uint64_t>(from);
     if (!from || !plausible(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    if (captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(stream, &captured)) return bad;
+        if (captured) return capture_copy_in(to, from, bytes, stream);
+    }
     if (mirrors_exist()) {
         // In stream order the worker's copy of mirrored memory is the true one.
         if (const auto mirror = find_mirror(source)) {
@@ -85,6 +90,11 @@ CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
     if (!bytes) return session().settle(CUDA_SUCCESS);
     const auto target = reinterpret_cast<uint64_t>(to);
     if (!to || !plausible(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
+    if (captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(stream, &captured)) return bad;
+        if (captured) return capture_copy_out(to, from, bytes, stream);
+    }
     if (!mirrors_exist()) {
         if (in_arena(target)) return CUDA_ERROR_INVALID_VALUE;
         return fetch_out(to, from, bytes, stream);
@@ -120,6 +130,11 @@ CUresult copy_any(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream strea
     if (to_device && from_device) return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
     if (to_device) return copy_in(to, reinterpret_cast<const void*>(from), bytes, stream);
     if (from_device) return copy_out(reinterpret_cast<void*>(to), from, bytes, stream);
+    if (captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(stream, &captured)) return bad;
+        if (captured) return unsupported(Call::cuMemcpyAsync);
+    }
     if (const CUresult bad = cuStreamSynchronize(stream)) return bad;
     std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
     return CUDA_SUCCESS;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <span>
 
+#include "client/capture.hpp"
 #include "client/context.hpp"
 #include "client/handles.hpp"
 #include "client/mirror.hpp"
@@ -112,7 +113,7 @@ CUresult post(Call call, E&& encode) {
     trace(call, false);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
-    if (!touches_memory(call) || !mirrors_exist())
+    if (!touches_memory(call) || !mirrors_exist() || captures_exist())
         return session().post(static_cast<uint16_t>(call), context, encode);
     if (const CUresult bad = publish_mirrors()) return bad;
     if (const CUresult bad = session().post(static_cast<uint16_t>(call), context, encode))
@@ -152,6 +153,9 @@ CUresult ask(Call call, E&& encode, A&& answer) {
     trace(call, true);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
+    if (captures_exist() && completes_work(call)) {
+        if (const CUresult bad = refuse_unsafe_call()) return bad;
+    }
     const CUresult result = ask(static_cast<uint16_t>(call), context, encode, answer);
     if (result == CUDA_SUCCESS && completes_work(call) && mirrors_exist()) return collect_mirrors();
     return result;

@@ -23,6 +23,9 @@ enum class Kind : uint8_t {
     link,
     pool,
     forwarded,  // of a library: the object is its kind and note (bridge.cpp)
+    graph,
+    graph_node,
+    graph_exec,
     other,
 };
 
@@ -46,6 +49,12 @@ template <>
 inline constexpr Kind kKindOf<CUlinkState> = Kind::link;
 template <>
 inline constexpr Kind kKindOf<CUmemoryPool> = Kind::pool;
+template <>
+inline constexpr Kind kKindOf<CUgraph> = Kind::graph;
+template <>
+inline constexpr Kind kKindOf<CUgraphNode> = Kind::graph_node;
+template <>
+inline constexpr Kind kKindOf<CUgraphExec> = Kind::graph_exec;
 
 // Thrown while a call is encoded; post() and call() turn it into CUDA_ERROR_INVALID_HANDLE.
 struct BadHandle {};

@@ -34,6 +34,7 @@ CUresult CUDAAPI cuMemHostAlloc(void** pp, size_t bytesize, unsigned int Flags) 
     if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
     if (!pp || !bytesize || (Flags & ~7u)) return CUDA_ERROR_INVALID_VALUE;
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     if (Flags & kCU_MEMHOSTALLOC_DEVICEMAP) {
         uint64_t base = 0;
         if (const CUresult bad = create_mirror(bytesize, MirrorKind::mapped, &base)) return bad;
@@ -57,6 +58,7 @@ CUresult CUDAAPI cuMemAllocHost_v2(void** pp, size_t bytesize) {
 
 CUresult CUDAAPI cuMemFreeHost(void* p) {
     if (!p) return CUDA_SUCCESS;
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     const std::lock_guard lock(mutex);
     const auto range = ranges.find(reinterpret_cast<uint64_t>(p));
     if (range == ranges.end() || range->second.registered) return CUDA_ERROR_INVALID_VALUE;
@@ -71,6 +73,7 @@ CUresult CUDAAPI cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Fla
     if (!current_context()) return no_context();
     if (const CUresult bad = session().status()) return bad;
     if (!p || !bytesize || (Flags & ~15u)) return CUDA_ERROR_INVALID_VALUE;
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     const auto base = reinterpret_cast<uint64_t>(p);
     const std::lock_guard lock(mutex);
     const auto after = ranges.lower_bound(base);
@@ -87,6 +90,7 @@ CUresult CUDAAPI cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Fla
 }
 
 CUresult CUDAAPI cuMemHostUnregister(void* p) {
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     const std::lock_guard lock(mutex);
     const auto range = ranges.find(reinterpret_cast<uint64_t>(p));
     if (range == ranges.end() || !range->second.registered) {

@@ -1,5 +1,7 @@
 // Kernel launches: parameters are packed here, by the layout that came with the function, and the
 // launch is pipelined. This is the path that must cost less than a microsecond.
+#include "client/launch.hpp"
+
 #include <cstring>
 
 #include "client/forward.hpp"
@@ -132,7 +134,7 @@ CUresult launch(Call which, const CUlaunchConfig& c, CUfunction handle, void** p
     trace(which, false);
     const uint32_t context = current_context_name();
     if (!context) return no_context();
-    if (mirrors_exist()) {
+    if (mirrors_exist() && !captures_exist()) {
         if (const CUresult bad = publish_mirrors()) return bad;
     }
     return session().post(static_cast<uint16_t>(Call::cuLaunchKernelEx), context,
@@ -161,6 +163,25 @@ CUresult launch(Call which, const CUlaunchConfig& c, CUfunction handle, void** p
 }
 
 }  // namespace
+
+namespace carrel::client {
+
+CUresult pack_launch(const CUlaunchConfig& config, const Function& function, void** params,
+                     void** extra, std::vector<std::byte>& packed) {
+    if (const CUresult bad = check(config, function)) return bad;
+    const void* buffer;
+    size_t size;
+    if (const CUresult bad = check_params(function, params, extra, &buffer, &size)) return bad;
+    packed.resize(size);
+    if (buffer) {
+        std::memcpy(packed.data(), buffer, size);
+    } else if (size) {
+        pack(packed.data(), function, params);
+    }
+    return CUDA_SUCCESS;
+}
+
+}  // namespace carrel::client
 
 CUresult CUDAAPI cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY,
                                 unsigned int gridDimZ, unsigned int blockDimX,

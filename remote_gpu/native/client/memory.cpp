@@ -11,6 +11,7 @@
 
 #include "client/arena.hpp"
 #include "client/forward.hpp"
+#include "client/graph.hpp"
 #include "cuda_functions.hpp"
 #include "wire/log.hpp"
 
@@ -222,6 +223,7 @@ using namespace carrel::client;
 
 CUresult CUDAAPI cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize) {
     trace(Call::cuMemAlloc_v2, false);
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     return allocate_device(bytesize, dptr);
 }
 
@@ -231,6 +233,7 @@ CUresult CUDAAPI cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t Wi
     if (ElementSizeBytes != 4 && ElementSizeBytes != 8 && ElementSizeBytes != 16) {
         return CUDA_ERROR_INVALID_VALUE;
     }
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
     const size_t pitch = round_up(WidthInBytes, Arena::kAlignment);
     if (pitch < WidthInBytes || Height > SIZE_MAX / pitch) return CUDA_ERROR_OUT_OF_MEMORY;
     const CUresult result = allocate_device(pitch * Height, dptr);
@@ -240,6 +243,8 @@ CUresult CUDAAPI cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t Wi
 
 CUresult CUDAAPI cuMemFree_v2(CUdeviceptr dptr) {
     trace(Call::cuMemFree_v2, false);
+    if (const CUresult bad = refuse_unsafe_call()) return bad;
+    forget_graph_memory(dptr);
     if (mirrors_exist() && dptr) {
         const auto mirror = find_mirror(dptr);
         if (mirror && mirror->kind == MirrorKind::managed)

@@ -69,6 +69,7 @@ constexpr bool touches_memory(Call call) {
         case Call::cuMemsetD2D32Async:
         case Call::cuStreamWriteValue32_v2:
         case Call::cuStreamWriteValue64_v2:
+        case Call::cuGraphLaunch:
             return true;
         default:
             return false;

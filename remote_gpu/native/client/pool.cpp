@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "client/forward.hpp"
+#include "client/graph.hpp"
 #include "client/memory.hpp"
 #include "cuda_functions.hpp"
 
@@ -54,6 +55,11 @@ bool known_stream(CUstream stream) {
 
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
     if (!known_stream(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(hStream, &captured)) return bad;
+        if (captured) return capture_allocation(bytesize, dptr, hStream);
+    }
     return allocate_device(bytesize, dptr);
 }
 
@@ -65,6 +71,12 @@ CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUm
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
     if (!known_stream(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(hStream, &captured)) return bad;
+        if (captured) return capture_release(dptr, hStream);
+    }
+    forget_graph_memory(dptr);
     return free_device(dptr);
 }
 

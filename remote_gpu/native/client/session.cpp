@@ -276,6 +276,11 @@ void Session::on_host_call(std::function<void(uint64_t, CUresult)> handler) {
     host_call_ = std::move(handler);
 }
 
+void Session::on_host_data(std::function<void(uint64_t, std::span<const std::byte>)> handler) {
+    const std::lock_guard lock(wait_);
+    host_data_ = std::move(handler);
+}
+
 void Session::read_frame() {
     try {
         while (channel_.buffered().size() < sizeof(wire::FrameHeader)) {
@@ -319,6 +324,16 @@ void Session::read_frame() {
                         handler = host_call_;
                     }
                     if (handler) handler(ticket, result);
+                    break;
+                }
+                case wire::Frame::host_data: {
+                    const auto ticket = in.get<uint64_t>();
+                    std::function<void(uint64_t, std::span<const std::byte>)> handler;
+                    {
+                        const std::lock_guard lock(wait_);
+                        handler = host_data_;
+                    }
+                    if (handler) handler(ticket, in.rest());
                     break;
                 }
                 case wire::Frame::output: {

@@ -131,6 +131,8 @@ class Session {
     void listen();
     void on_host_call(std::function<void(uint64_t ticket, CUresult)> handler);
 
+    void on_host_data(std::function<void(uint64_t ticket, std::span<const std::byte>)> handler);
+
     void after_fork();
 
   private:
@@ -191,6 +193,7 @@ class Session {
     bool reading_ = false;  // a thread reads the socket
     uint64_t frames_ = 0;
     std::function<void(uint64_t, CUresult)> host_call_;
+    std::function<void(uint64_t, std::span<const std::byte>)> host_data_;
 
     std::atomic<uint32_t> flusher_sleeps_{0};
 };

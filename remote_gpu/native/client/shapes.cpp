@@ -104,6 +104,11 @@ CUresult copy(const CUDA_MEMCPY3D& given, CUstream stream) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     if (!from.base || !to.base) return CUDA_ERROR_INVALID_VALUE;
+    if ((from.host || to.host) && captures_exist()) {
+        bool captured = false;
+        if (const CUresult bad = check_capture(stream, &captured)) return bad;
+        if (captured) return unsupported(Call::cuMemcpy3DAsync_v2);
+    }
     if (from.host && to.host) {
         if (const CUresult bad = cuStreamSynchronize(stream)) return bad;
         for (size_t z = 0; z < shape.Depth; ++z) {

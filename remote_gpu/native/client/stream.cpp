@@ -51,19 +51,3 @@ CUresult CUDAAPI cuStreamGetDevice(CUstream hStream, CUdevice* device) {
     *device = 0;
     return CUDA_SUCCESS;
 }
-
-// Capture is not supported yet, so no stream ever captures.
-CUresult CUDAAPI cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus) {
-    if (!current_context()) return no_context();
-    if (!known(hStream)) return CUDA_ERROR_INVALID_HANDLE;
-    if (!captureStatus) return CUDA_ERROR_INVALID_VALUE;
-    *captureStatus = CU_STREAM_CAPTURE_STATUS_NONE;
-    return CUDA_SUCCESS;
-}
-
-CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
-    static thread_local CUstreamCaptureMode own = CU_STREAM_CAPTURE_MODE_GLOBAL;
-    if (!mode) return CUDA_ERROR_INVALID_VALUE;
-    std::swap(*mode, own);
-    return CUDA_SUCCESS;
-}

@@ -51,6 +51,14 @@ enum class Internal : uint16_t {
     host_done,   // u64 ticket: the client has run the host function
     reset,       // destroy and renew the primary context
     library,     // a call of a CUDA library: see wire/library.hpp
+    // Graphs. A node travels as u32 CUgraphNodeType, then
+    //   kernel: u64 function, u32 grid[3], block[3], shared, parameter bytes, parameters
+    //   memcpy: CUDA_MEMCPY3D between device addresses, u64 context
+    //   memset: CUDA_MEMSET_NODE_PARAMS, u64 context
+    //   host: u64 ticket; child graph: u64 graph; events: u64 event; empty: nothing
+    graph_copy,   // u64 stream, u64 device address, u64 bytes, u64 ticket, u8 to the host: captured
+    graph_data,   // u64 ticket: bulk data that a replay has asked for
+    graph_names,  // u64 token, u64 names: of nodes that a list did not know
     last,
 };
 
@@ -60,6 +68,7 @@ enum class Frame : uint16_t {
     error,      // u16 call, i32 CUresult: a pipelined call failed; of a library also u16 library,
                 // i32 its status, text: the function
     host_call,  // u64 ticket, i32 CUresult of the stream: run the host function with that number
+    host_data,  // u64 ticket, data: what a graph has copied to the host
     end,        // text: why the session ends
     output,     // u16 stream (1: stdout, 2: stderr), text: what the driver has printed
     data,       // the next bytes of a copy to the host; a reply with the same number ends it

@@ -52,6 +52,10 @@ CUresult Activity::sweep(Relevant relevant) {
     const bool any = !busy_.empty();
     std::erase_if(busy_, [&](const Entry& e) {
         if (result != CUDA_SUCCESS || !relevant(e)) return false;
+        if (captures_ && (legacy(e.stream) || captures_(e.stream))) {
+            result = CUDA_ERROR_NOT_READY;
+            return false;
+        }
         const CUresult state = invoke(driver_.cuStreamQuery, e.stream);
         if (state == CUDA_SUCCESS) return true;
         result = state;
@@ -101,6 +105,21 @@ void Activity::forget(CUcontext context) {
     if (any && busy_.empty()) ended(now_us());
 }
 
+void Activity::hold(std::function<bool(CUstream)> captures) {
+    const std::lock_guard lock(mutex_);
+    captures_ = std::move(captures);
+}
+
+void Activity::release() {
+    const std::lock_guard lock(mutex_);
+    captures_ = nullptr;
+}
+
+bool Activity::held() {
+    const std::lock_guard lock(mutex_);
+    return captures_ != nullptr;
+}
+
 uint64_t Activity::busy_us() {
     const std::lock_guard lock(mutex_);
     return busy_us_ + (busy_.empty() ? 0 : now_us() - busy_since_);
@@ -126,6 +145,7 @@ void Activity::watch() {
             woken_.wait_for(lock, pause, [this] { return stop_; });
             pause = std::min(pause * 3 / 2, 5000us);
             if (busy_.empty()) break;
+            if (captures_) continue;
             if (busy_.front().context != current) {
                 current = busy_.front().context;
                 invoke(driver_.cuCtxSetCurrent, current);

@@ -38,6 +38,12 @@ class Activity {
     void forget(CUstream stream);
     void forget(CUcontext context);
 
+    // While streams capture, asking about one of them would end its capture: until release(), the
+    // watching thread asks nothing, and check() leaves out streams for which `captures` holds.
+    void hold(std::function<bool(CUstream)> captures);
+    void release();
+    bool held();
+
     uint64_t busy_us();
     // Milliseconds since anything happened; 0 while work runs.
     uint64_t idle_ms();
@@ -60,6 +66,7 @@ class Activity {
     std::mutex mutex_;
     std::condition_variable woken_;
     std::vector<Entry> busy_;
+    std::function<bool(CUstream)> captures_;  // set while streams capture
     uint64_t busy_since_ = 0;
     uint64_t busy_us_ = 0;
     std::atomic<uint64_t> last_call_{0};

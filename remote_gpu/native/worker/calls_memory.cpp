@@ -35,7 +35,10 @@ void Server::copy_in(wire::Reader& in, uint64_t bulk, Reply& out) {
     CUstream stream;
     try {
         const auto name = in.get<uint64_t>();
-        const bool quiet = activity_.check(context_, nullptr) == CUDA_SUCCESS;
+        // A copy on the spot would use the default stream, which must wait for streams that
+        // capture.
+        const bool quiet =
+            !graphs_.capturing() && activity_.check(context_, nullptr) == CUDA_SUCCESS;
         if (!bulk) {
             if (!quiet) stream = objects_.get<CUstream>(name);
             out.result(transfer_.copy_in(to, in.rest(), quiet ? nullptr : stream, quiet));

@@ -32,6 +32,11 @@ bool quiet_call(Call call) {
     }
 }
 
+// Graphs do nothing until they are launched in a stream.
+bool graph_call(Call call) {
+    return std::string_view(call_name(call)).starts_with("cuGraph");
+}
+
 // Calls that name a stream without giving it work.
 bool only_looks(Call call) {
     switch (call) {
@@ -43,6 +48,12 @@ bool only_looks(Call call) {
         case Call::cuStreamGetId:
         case Call::cuStreamGetAttribute:
         case Call::cuStreamSetAttribute:
+        case Call::cuStreamBeginCapture_v2:
+        case Call::cuStreamBeginCaptureToGraph:
+        case Call::cuStreamEndCapture:
+        case Call::cuStreamIsCapturing:
+        case Call::cuStreamGetCaptureInfo_v3:
+        case Call::cuStreamUpdateCaptureDependencies_v2:
             return true;
         default:
             return false;
@@ -72,23 +83,30 @@ void Server::dispatch(uint16_t number, wire::Reader& in, uint64_t bulk, Reply& o
                 break;
         }
         // Work without a stream runs on the default one.
-        if (!out.wanted() && streams_.empty() && !quiet_call(call)) streams_.push_back(nullptr);
+        if (!out.wanted() && streams_.empty() && !quiet_call(call) && !graph_call(call)) {
+            streams_.push_back(nullptr);
+        }
         if (!only_looks(call)) note_work();
     } catch (const BadHandle&) {
         out.result(CUDA_ERROR_INVALID_HANDLE);
     }
 }
 
-// After the driver has the work: a stream marked before could be found idle, and be forgotten, while
-// its work is on the way.
+// After the driver has the work: a stream marked before could be found idle, and be forgotten,
+// while its work is on the way.
 void Server::note_work() {
-    for (const CUstream stream : streams_) activity_.touch(context_, stream);
+    for (const CUstream stream : streams_) {
+        // What is captured does not run.
+        if (!graphs_.captures(stream)) activity_.touch(context_, stream);
+    }
 }
 
 // A stream that goes must not be asked any more whether it is idle.
 void Server::forget_stream(wire::Reader in) {
     if (const auto* entry = objects_.find(in.get<uint64_t>(), Tag::stream)) {
         activity_.forget(static_cast<CUstream>(entry->handle));
+        graphs_.forget(static_cast<CUstream>(entry->handle));
+        if (!graphs_.capturing()) activity_.release();
     }
 }
 
@@ -125,7 +143,10 @@ void Server::dispatch_manual(Call call, wire::Reader& in, Reply& out) {
         case Call::cuLaunchHostFunc:
         case Call::cuStreamAddCallback: {
             const auto stream = objects_.get<CUstream>(in.get<uint64_t>());
-            out.result(host_calls_.enqueue(stream, in.get<uint64_t>()));
+            const auto ticket = in.get<uint64_t>();
+            const bool captured = in.get<uint8_t>() != 0;
+            out.result(captured ? graphs_.capture_host_call(stream, ticket)
+                                : host_calls_.enqueue(stream, ticket));
             break;
         }
         case Call::cuCtxCreate_v4:
@@ -240,13 +261,14 @@ void Server::dispatch_manual(Call call, wire::Reader& in, Reply& out) {
             link_destroy(in);
             break;
         default:
-            throw wire::Malformed(std::string("the call ") + call_name(call) +
-                                  " does not cross the wire");
+            dispatch_graph(call, in, out);
+            break;
     }
 }
 
 void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t bulk, Reply& out) {
-    if (bulk && call != wire::Internal::copy_in && call != wire::Internal::copy_shape) {
+    if (bulk && call != wire::Internal::copy_in && call != wire::Internal::copy_shape &&
+        call != wire::Internal::graph_data) {
         throw wire::Malformed("bulk data with a call that takes none");
     }
     switch (call) {
@@ -274,6 +296,22 @@ void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t b
             break;
         case wire::Internal::copy_shape:
             copy_shape(in, bulk, out);
+            break;
+        case wire::Internal::graph_copy: {
+            const auto stream = objects_.get<CUstream>(in.get<uint64_t>());
+            const auto device = in.get<uint64_t>();
+            const auto bytes = in.get<uint64_t>();
+            const auto ticket = in.get<uint64_t>();
+            out.result(graphs_.capture_copy(stream, in.get<uint8_t>() != 0, device, bytes, ticket));
+            break;
+        }
+        case wire::Internal::graph_data:
+            if (!graphs_.receive(channel_, in.get<uint64_t>(), bulk)) {
+                throw wire::Malformed("a copy ends too early");
+            }
+            break;
+        case wire::Internal::graph_names:
+            graphs_.name(in);
             break;
         case wire::Internal::host_done:
             host_calls_.done(in.get<uint64_t>());

@@ -5,7 +5,7 @@
 namespace carrel::worker {
 
 CUresult HostCalls::enqueue(CUstream stream, uint64_t ticket) {
-    auto call = std::make_unique<Ticket>(Ticket{this, ticket});
+    auto call = std::make_unique<Ticket>(Ticket{this, ticket, false});
     ++outstanding_;
     const CUresult result =
         invoke(driver_.cuLaunchHostFunc, stream, &HostCalls::run, static_cast<void*>(call.get()));
@@ -18,12 +18,20 @@ CUresult HostCalls::enqueue(CUstream stream, uint64_t ticket) {
 }
 
 void CUDAAPI HostCalls::run(void* data) {
-    const std::unique_ptr<Ticket> ticket(static_cast<Ticket*>(data));
+    auto* ticket = static_cast<Ticket*>(data);
+    const std::unique_ptr<Ticket> once(ticket->repeats ? nullptr : ticket);
     HostCalls& calls = *ticket->calls;
-    calls.outbox_.host_call(ticket->number, CUDA_SUCCESS);
+    const uint64_t number = ticket->number;
+    if (ticket->repeats) ++calls.outstanding_;
+    calls.outbox_.host_call(number, CUDA_SUCCESS);
     std::unique_lock lock(calls.mutex_);
-    calls.changed_.wait(lock,
-                        [&] { return calls.closed_ || calls.done_.erase(ticket->number) != 0; });
+    calls.changed_.wait(lock, [&] {
+        if (calls.closed_) return true;
+        const auto found = calls.done_.find(number);
+        if (found == calls.done_.end()) return false;
+        calls.done_.erase(found);
+        return true;
+    });
     --calls.outstanding_;
 }
 

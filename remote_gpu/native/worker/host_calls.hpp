@@ -16,6 +16,15 @@ class HostCalls {
   public:
     HostCalls(const DriverTable& driver, Outbox& outbox) : driver_(driver), outbox_(outbox) {}
 
+    // The argument of run().
+    struct Ticket {
+        HostCalls* calls = nullptr;
+        uint64_t number = 0;
+        bool repeats = false;  // of a graph, which keeps it; otherwise run() deletes it
+    };
+    // A host function for the driver: it ends when the client has run the ticket.
+    static void CUDAAPI run(void* ticket);
+
     CUresult enqueue(CUstream stream, uint64_t ticket);
     // The client has run it.
     void done(uint64_t ticket);
@@ -26,17 +35,11 @@ class HostCalls {
     bool outstanding() const { return outstanding_.load(std::memory_order_relaxed) != 0; }
 
   private:
-    struct Ticket {
-        HostCalls* calls;
-        uint64_t number;
-    };
-    static void CUDAAPI run(void* ticket);
-
     const DriverTable& driver_;
     Outbox& outbox_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::unordered_set<uint64_t> done_;
+    std::unordered_multiset<uint64_t> done_;
     std::atomic<uint64_t> outstanding_{0};
     bool closed_ = false;
 };

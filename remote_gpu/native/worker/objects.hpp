@@ -23,6 +23,9 @@ enum class Tag : uint8_t {
     stream,
     event,
     link,
+    graph,
+    graph_node,
+    graph_exec,
     other,
 };
 template <class H>
@@ -43,6 +46,12 @@ template <>
 inline constexpr Tag kTag<CUevent> = Tag::event;
 template <>
 inline constexpr Tag kTag<CUlinkState> = Tag::link;
+template <>
+inline constexpr Tag kTag<CUgraph> = Tag::graph;
+template <>
+inline constexpr Tag kTag<CUgraphNode> = Tag::graph_node;
+template <>
+inline constexpr Tag kTag<CUgraphExec> = Tag::graph_exec;
 
 class Objects {
   public:
@@ -82,6 +91,12 @@ class Objects {
     template <class Visit>
     void each(Visit visit) const {
         for (const auto& [name, entry] : entries_) visit(name, entry);
+    }
+    // The kernel whose function in some context this is; 0: none.
+    uint64_t kernel_of(CUfunction function) const {
+        for (const auto& [key, known] : functions_)
+            if (known == function) return key & 0xffffffff;
+        return 0;
     }
     void erase_context(uint32_t context) {
         std::erase_if(entries_, [&](const auto& item) {

@@ -46,6 +46,17 @@ void Outbox::host_call(uint64_t ticket, CUresult result) {
     send(wire::Frame::host_call, 0, {body.data(), body.size()});
 }
 
+void Outbox::host_data(uint64_t ticket, std::span<const std::byte> data) {
+    const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::host_data), 0, 0,
+                                   sizeof ticket + data.size()};
+    const iovec parts[3] = {{const_cast<wire::FrameHeader*>(&header), sizeof header},
+                            {&ticket, sizeof ticket},
+                            {const_cast<std::byte*>(data.data()), data.size()}};
+    const std::lock_guard lock(mutex_);
+    channel_.send(std::span(parts, 3));
+    bytes_.fetch_add(sizeof header + header.size, std::memory_order_relaxed);
+}
+
 void Outbox::end(std::string_view reason) {
     wire::Writer body;
     body.text(reason);

@@ -27,6 +27,8 @@ class Outbox {
     // The same for a function of a library, with its status.
     void fail(uint16_t library, int status, const char* function);
     void host_call(uint64_t ticket, CUresult result);
+    // What a graph has copied to the host.
+    void host_data(uint64_t ticket, std::span<const std::byte> data);
     void end(std::string_view reason);
     // From now on, what the driver printed goes out ahead of each reply and error.
     void forward(Console& console) { console_ = &console; }

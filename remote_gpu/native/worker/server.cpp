@@ -21,6 +21,7 @@ Server::Server(Device& device, const Options& options, int client_fd)
       host_calls_(driver_, outbox_),
       transfer_(driver_, host_calls_),
       objects_(driver_),
+      graphs_(driver_, objects_, host_calls_, outbox_),
       activity_(
           driver_, [this](CUresult error) { outbox_.fail(Call::cuLaunchKernelEx, error); },
           [this] { memory_.reap(); }),
@@ -148,6 +149,10 @@ void Server::later(Reply& out, std::function<void(Reply&)> function) {
     waits_.defer([this, reply = std::make_shared<Reply>(out.defer()),
                   function = std::move(function), context = context_] {
         invoke(driver_.cuCtxSetCurrent, context);
+        // The client applies the rules of capture to the program's threads; this is none of them.
+        thread_local CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+        if (mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+            invoke(driver_.cuThreadExchangeStreamCaptureMode, &mode);
         function(*reply);
         reply->finish();
     });

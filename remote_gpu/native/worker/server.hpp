@@ -13,6 +13,7 @@
 #include "wire/reader.hpp"
 #include "worker/activity.hpp"
 #include "worker/device.hpp"
+#include "worker/graphs.hpp"
 #include "worker/host_calls.hpp"
 #include "worker/jit.hpp"
 #include "worker/ledger.hpp"
@@ -92,6 +93,20 @@ class Server {
     void link_destroy(wire::Reader& in);
     void launch(wire::Reader& in, Reply& out);
 
+    void dispatch_graph(Call call, wire::Reader& in, Reply& out);
+    void begin_capture(Call call, wire::Reader& in, Reply& out);
+    void end_capture(wire::Reader& in, Reply& out);
+    void update_capture(wire::Reader& in, Reply& out);
+    void add_node(wire::Reader& in, Reply& out);
+    void set_node(wire::Reader& in, Reply& out);
+    void set_exec_node(wire::Reader& in, Reply& out);
+    void list_nodes(Call call, wire::Reader& in, Reply& out);
+    void list_edges(wire::Reader& in, Reply& out);
+    void change_edges(Call call, wire::Reader& in, Reply& out);
+    void describe_kernel_node(wire::Reader& in, Reply& out);
+    void instantiate(wire::Reader& in, Reply& out);
+    std::vector<CUgraphNode> node_list(wire::Reader& in);
+
     Device& device_;
     const DriverTable& driver_;
     const Options& options_;
@@ -102,6 +117,7 @@ class Server {
     HostCalls host_calls_;
     Transfer transfer_;
     Objects objects_;
+    Graphs graphs_;
     Activity activity_;
     Libraries libraries_;
     Counters counters_;
