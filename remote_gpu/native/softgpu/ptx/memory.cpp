@@ -303,8 +303,12 @@ bool decode_access(Decoder& d, bool is_load) {
     d.need(2, 3);  // a cache policy may follow
     const Type type = d.type(d.types() - 1);
     const unsigned count = vector_count(d);
-    const Operand& value = d.operand(is_load ? 0 : 1);
+    const Operand& given = d.operand(is_load ? 0 : 1);
     const Operand& memory = d.operand(is_load ? 1 : 0);
+    // Triton writes one value as a vector of one.
+    const bool braced =
+        count == 1 && given.kind == Operand::Kind::vector && given.elements.size() == 1;
+    const Operand& value = braced ? given.elements[0] : given;
     if ((value.kind == Operand::Kind::vector ? value.elements.size() : 1) != count)
         d.fail("Vector size of the argument does not match the instruction");
     if (size_of(type) == 0) d.unsupported();
