@@ -58,6 +58,16 @@ TEST(loads_extend_and_stores_cut) {
     for (std::size_t i = 0; i < want.size(); ++i) CHECK_EQ(got[i], want[i]);
 }
 
+// Triton writes one register in braces.
+TEST(vectors_of_one_are_their_element) {
+    const auto got = run<U32>(
+        "shl.b64 %x1, %i64, 2; add.u64 %x1, %p0, %x1; add.u32 %r1, %i, 5; "
+        "st.global.b32 [%x1+0], {%r1}; ld.global.b32 {%r2}, [%x1+0]; add.u32 %r2, %r2, %r2; "
+        "st.global.b32 [%x1], {%r2};",
+        32, threads(32));
+    for (U32 i = 0; i < 32; ++i) CHECK_EQ(got[i], 2 * (i + 5));
+}
+
 TEST(vectors) {
     const auto got = run<U32>(
         "shl.b64 %x1, %i64, 4; add.u64 %x1, %p0, %x1; add.u32 %r1, %i, 100; add.u32 %r2, %i, 200; "
