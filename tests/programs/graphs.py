@@ -1,4 +1,4 @@
-"""CUDA graphs: capture, fork and join, host memory read at each replay, nodes, updates, errors."""
+"""CUDA graphs: capture, replays that read and write the host, nodes, updates, objects, errors."""
 
 from __future__ import annotations
 
@@ -228,6 +228,41 @@ def nodes_by_hand(function, context) -> None:
     ok(driver.cuGraphExecDestroy(executable))
 
 
+def user_objects(function) -> None:
+    adder = Adder(function)
+    stream = ok(driver.cuStreamCreate(1))
+    gone = threading.Event()
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: gone.set())
+    address = ctypes.cast(call, ctypes.c_void_p).value
+    flag = driver.CUuserObject_flags.CU_USER_OBJECT_NO_DESTRUCTOR_SYNC
+    thing = ok(driver.cuUserObjectCreate(0, driver.CUhostFn(address), 1, flag))
+    ok(driver.cuStreamBeginCapture(stream, Mode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+    adder.launch(stream, 1)
+    graph, executable = end(stream)
+    move = driver.CUuserObjectRetain_flags.CU_GRAPH_USER_OBJECT_MOVE
+    ok(driver.cuGraphRetainUserObject(graph, thing, 1, move))
+    second = ok(driver.cuGraphInstantiate(graph, 0))
+    ok(driver.cuGraphExecDestroy(executable))
+    ok(driver.cuGraphDestroy(graph))
+    run(second, stream)
+    assert not gone.is_set()
+    ok(driver.cuGraphExecDestroy(second))
+    ok(driver.cuStreamSynchronize(stream))
+    assert gone.wait(30)
+
+    gone.clear()
+    graph = ok(driver.cuGraphCreate(0))
+    thing = ok(driver.cuUserObjectCreate(0, driver.CUhostFn(address), 2, flag))
+    ok(driver.cuGraphRetainUserObject(graph, thing, 2, move))
+    ok(driver.cuGraphReleaseUserObject(graph, thing, 1))
+    ok(driver.cuStreamSynchronize(stream))
+    assert not gone.is_set()
+    ok(driver.cuGraphReleaseUserObject(graph, thing, 1))
+    ok(driver.cuStreamSynchronize(stream))
+    assert gone.wait(30)
+    ok(driver.cuGraphDestroy(graph))
+
+
 def errors(function) -> None:
     adder = Adder(function)
     stream, other = ok(driver.cuStreamCreate(1)), ok(driver.cuStreamCreate(1))
@@ -295,6 +330,7 @@ def main() -> None:
     host_memory_at_each_replay(function)
     memory_of_a_graph(function)
     nodes_by_hand(function, context)
+    user_objects(function)
     errors(function)
     ok(driver.cuDevicePrimaryCtxRelease(ok(driver.cuDeviceGet(0))))
 

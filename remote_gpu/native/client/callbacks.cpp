@@ -24,8 +24,9 @@ struct HostCall {
     CUstreamCallback callback = nullptr;  // of cuStreamAddCallback
     CUstream stream = nullptr;
     void* data = nullptr;
-    // Of a graph: asked for at each replay, never removed.
+    // Of a graph: asked for at each replay, removed when no graph has it any more.
     bool repeats = false;
+    bool at_end = false;           // of a graph: called then, once
     const void* source = nullptr;  // of a copy to the device: what is sent instead of a call
     void* target = nullptr;        // of a copy to the host: where its data goes
     size_t bytes = 0;
@@ -101,7 +102,12 @@ class HostCalls {
             const auto found = pending_.find(ticket);
             if (found == pending_.end()) continue;
             const HostCall call = found->second;
+            if (call.repeats && result == CUDA_ERROR_NOT_FOUND) pending_.erase(found);
             lock.unlock();
+            if (call.repeats && result == CUDA_ERROR_NOT_FOUND) {
+                if (call.at_end) call.function(call.data);
+                continue;
+            }
             if (call.source) {
                 session().transact(static_cast<uint16_t>(wire::Internal::graph_data),
                                    wire::kPrimaryContext,
@@ -177,10 +183,15 @@ CUresult capture_copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream str
     return capture_copy(copy, from);
 }
 
-uint64_t host_ticket(CUhostFn function, void* data) {
+uint64_t host_ticket(CUhostFn function, void* data, bool at_end) {
     HostCall call{function, nullptr, nullptr, data};
     call.repeats = true;
+    call.at_end = at_end;
     return HostCalls::instance().add(call);
+}
+
+void drop_host_ticket(uint64_t ticket) {
+    HostCalls::instance().remove(ticket);
 }
 
 }  // namespace carrel::client

@@ -33,8 +33,10 @@ CUresult check_capture(CUstream stream, bool* captured);
 // What a capturing stream does with the host's memory happens at each replay.
 CUresult capture_copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream);
 CUresult capture_copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream);
-// A number under which a graph calls the function at each replay.
-uint64_t host_ticket(CUhostFn function, void* data);
+// A number under which a graph calls the function at each replay; or once, when no graph has it any
+// more.
+uint64_t host_ticket(CUhostFn function, void* data, bool at_end = false);
+void drop_host_ticket(uint64_t ticket);  // no graph has come to have it
 
 // Memory of the graph that the stream captures into: it keeps its address, and goes with the graph.
 CUresult capture_allocation(size_t bytes, CUdeviceptr* out, CUstream stream);

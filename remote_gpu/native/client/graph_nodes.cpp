@@ -128,6 +128,7 @@ CUresult add(CUgraphNode* out, CUgraph graph, const CUgraphNode* after, size_t c
     });
     if (result != CUDA_SUCCESS) {
         retire(node);
+        if (spec.ticket) drop_host_ticket(spec.ticket);
         return result == CUDA_ERROR_INVALID_HANDLE ? CUDA_ERROR_INVALID_VALUE : result;
     }
     *out = node;

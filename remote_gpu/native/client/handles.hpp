@@ -26,6 +26,7 @@ enum class Kind : uint8_t {
     graph,
     graph_node,
     graph_exec,
+    user_object,
     other,
 };
 

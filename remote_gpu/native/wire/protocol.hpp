@@ -67,7 +67,8 @@ enum class Frame : uint16_t {
     reply,         // i32 CUresult, outputs
     error,      // u16 call, i32 CUresult: a pipelined call failed; of a library also u16 library,
                 // i32 its status, text: the function
-    host_call,  // u64 ticket, i32 CUresult of the stream: run the host function with that number
+    host_call,  // u64 ticket, i32 CUresult of the stream: run the host function with that number;
+                // CUDA_ERROR_NOT_FOUND: no graph has it any more
     host_data,  // u64 ticket, data: what a graph has copied to the host
     end,        // text: why the session ends
     output,     // u16 stream (1: stdout, 2: stderr), text: what the driver has printed

@@ -477,6 +477,16 @@ void Server::dispatch_graph(Call call, wire::Reader& in, Reply& out) {
             out.result(result);
             break;
         }
+        case Call::cuGraphRetainUserObject: {
+            const auto graph = objects_.get<CUgraph>(in.get<uint64_t>());
+            out.result(graphs_.keep_ticket(graph, in.get<uint64_t>()));
+            break;
+        }
+        case Call::cuGraphReleaseUserObject: {
+            const auto graph = objects_.get<CUgraph>(in.get<uint64_t>());
+            out.result(graphs_.release_ticket(graph, in.get<uint64_t>()));
+            break;
+        }
         case Call::cuGraphDestroyNode: {
             const auto node = objects_.get<CUgraphNode>(in.get<uint64_t>());
             graphs_.forget(node);

@@ -115,8 +115,10 @@ void CUDAAPI Graphs::run_send(void* data) {
 
 void CUDAAPI Graphs::dropped(void* data) {
     auto* kept = static_cast<Kept*>(data);
-    const std::lock_guard lock(kept->graphs->mutex_);
-    kept->graphs->dropped_.push_back(kept);
+    Graphs& graphs = *kept->graphs;
+    graphs.outbox_.host_call(kept->ticket.number, CUDA_ERROR_NOT_FOUND);
+    const std::lock_guard lock(graphs.mutex_);
+    graphs.dropped_.push_back(kept);
 }
 
 void Graphs::collect() {
@@ -142,6 +144,7 @@ CUresult Graphs::keep(CUgraph graph, std::unique_ptr<Kept> kept, Kept** out) {
     if (made != CUDA_SUCCESS) return made;
     Kept* const raw = kept.release();
     by_ticket_[raw->ticket.number] = raw;
+    raw->object = object;
     const CUresult retained = invoke(driver_.cuGraphRetainUserObject, graph, object, 1u,
                                      static_cast<unsigned>(CU_GRAPH_USER_OBJECT_MOVE));
     if (retained != CUDA_SUCCESS) {
@@ -160,6 +163,21 @@ CUresult Graphs::host_node(CUgraph graph, uint64_t ticket, CUDA_HOST_NODE_PARAMS
     if (const CUresult bad = keep(graph, std::move(made), &kept)) return bad;
     *out = {&HostCalls::run, &kept->ticket};
     return CUDA_SUCCESS;
+}
+
+CUresult Graphs::keep_ticket(CUgraph graph, uint64_t ticket) {
+    auto made = std::make_unique<Kept>();
+    made->ticket = {&host_calls_, ticket, true};
+    made->graphs = this;
+    Kept* kept = nullptr;
+    return keep(graph, std::move(made), &kept);
+}
+
+CUresult Graphs::release_ticket(CUgraph graph, uint64_t ticket) {
+    collect();
+    const auto found = by_ticket_.find(ticket);
+    if (found == by_ticket_.end()) return CUDA_ERROR_INVALID_VALUE;
+    return invoke(driver_.cuGraphReleaseUserObject, graph, found->second->object, 1u);
 }
 
 CUresult Graphs::capture_host_call(CUstream stream, uint64_t ticket) {

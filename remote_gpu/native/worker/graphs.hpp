@@ -65,6 +65,10 @@ class Graphs {
     // The bytes for such a copy to the device. False when the connection broke; throws
     // wire::Malformed.
     bool receive(wire::Channel& from, uint64_t ticket, uint64_t bytes);
+    // The graph keeps nothing but a ticket: the client hears when no graph has it any more, as of
+    // every other ticket.
+    CUresult keep_ticket(CUgraph graph, uint64_t ticket);
+    CUresult release_ticket(CUgraph graph, uint64_t ticket);
     // Frees what destroyed graphs have left.
     void collect();
 
@@ -72,6 +76,7 @@ class Graphs {
     struct Kept {
         HostCalls::Ticket ticket;
         Graphs* graphs = nullptr;
+        CUuserObject object = nullptr;
         HostBuffer buffer;
         bool to_host = false;
     };

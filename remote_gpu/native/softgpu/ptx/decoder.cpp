@@ -480,8 +480,9 @@ void Decoder::decode_one(const syntax::Instruction& instruction) {
         if (const auto type = type_named(modifier)) types_.push_back(*type);
     after_.clear();
     static constexpr bool (*kFamilies[])(Decoder&) = {
-        decode_move,    decode_integer, decode_float, decode_memory, decode_compare, decode_control,
-        decode_convert, decode_bits,    decode_half,  decode_atomic, decode_warp,    decode_matrix,
+        decode_move,    decode_integer,  decode_float,  decode_memory, decode_compare,
+        decode_control, decode_convert,  decode_bits,   decode_half,   decode_atomic,
+        decode_warp,    decode_mbarrier, decode_matrix,
     };
     for (const auto family : kFamilies) {
         if (!family(*this)) continue;

@@ -142,6 +142,7 @@ bool decode_atomic(Decoder& d);
 bool decode_control(Decoder& d);
 bool decode_warp(Decoder& d);
 bool decode_matrix(Decoder& d);
+bool decode_mbarrier(Decoder& d);
 
 // Handlers that the frame itself needs.
 void read_clock32(Warp& w, const Inst& in, std::uint32_t mask);

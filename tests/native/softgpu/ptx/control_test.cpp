@@ -327,4 +327,25 @@ TEST(printf_malloc_assert) {
     CHECK_EQ(device.released, 2U);
 }
 
+// 96 threads go through three phases of a barrier in memory; each sees what all wrote before.
+TEST(barriers_in_memory) {
+    const std::string before = ".shared .align 8 .b64 bar; .shared .align 4 .u32 total;";
+    std::string body =
+        "setp.eq.u32 %q1, %i, 0; @%q1 mbarrier.init.shared.b64 [bar], 96;"
+        "@%q1 st.shared.u32 [total], 0; bar.sync 0; mov.u32 %r1, 0;";
+    for (int phase = 0; phase < 3; ++phase) {
+        const std::string n = std::to_string(phase);
+        body += "red.shared.add.u32 [total], 1; mbarrier.arrive.shared.b64 %x1, [bar];\n";
+        body += "WAIT" + n + ": " +
+                (phase == 1 ? "mbarrier.test_wait.parity.shared.b64 %q2, [bar], 1;"
+                            : "mbarrier.try_wait.shared::cta.b64 %q2, [bar], %x1;") +
+                " @!%q2 bra WAIT" + n + ";\n";
+        body += "ld.shared.u32 %r2, [total]; add.u32 %r1, %r1, %r2; bar.sync 0;";
+    }
+    body +=
+        "mbarrier.pending_count.b64 %r3, %x1; setp.gt.u32 %q2, %r3, 96; @%q2 mov.u32 %r1, 0;"
+        "@%q1 mbarrier.inval.shared.b64 [bar];";
+    check_lanes(run(body, threads(96), before), [](U32) { return 96U + 192U + 288U; });
+}
+
 CARREL_TEST_MAIN
