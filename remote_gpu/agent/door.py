@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import struct
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import handshake
 from ..handshake import HandshakeError, Hello, Purpose, Status
@@ -62,7 +62,12 @@ class Rooms(Protocol):
 
 
 class FrontDoor:
-    """Listens on ``ip:port``; port 0 picks a free one."""
+    """Listens on ``ip:port``; port 0 picks a free one.
+
+    Programs on the same host come in over a Unix socket with an abstract name made of the port
+    (``native/wire/endpoint.hpp``): it can be reached from where loopback can, and needs no file.
+    What they prove is the same.
+    """
 
     def __init__(self, rooms: Rooms, ip: str = "127.0.0.1", port: int = 0) -> None:
         self._rooms = rooms
@@ -70,23 +75,31 @@ class FrontDoor:
         self._listener = socket.create_server((ip, port), family=family, backlog=1024)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
+        self._neighbours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._neighbours.bind(f"\0carrel-node-{self.port}")
+        self._neighbours.listen(1024)
+        self._neighbours.setblocking(False)
         self._arriving: dict[asyncio.Task[None], None] = {}
         self._monitors: dict[asyncio.Task[None], AdmittedLease] = {}
-        self._accepting = asyncio.create_task(self._accept())
+        self._accepting = [
+            asyncio.create_task(self._accept(listener))
+            for listener in (self._listener, self._neighbours)
+        ]
 
     async def close(self) -> None:
         """Stops listening and drops whoever is not in yet."""
-        tasks = [self._accepting, *self._arriving, *self._monitors]
+        tasks = [*self._accepting, *self._arriving, *self._monitors]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._listener.close()
+        self._neighbours.close()
 
-    async def _accept(self) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, peer = await loop.sock_accept(self._listener)
+                client, peer = await loop.sock_accept(listener)
             except OSError as error:  # out of descriptors, or a connection that went away
                 log.warning("front door: cannot accept: %s", error)
                 await asyncio.sleep(0.1)
@@ -96,7 +109,7 @@ class FrontDoor:
                 oldest.cancel(_CROWDED)
                 self._arriving.pop(oldest, None)
                 del oldest
-            task = asyncio.create_task(self._welcome(client, f"{peer[0]}:{peer[1]}"))
+            task = asyncio.create_task(self._welcome(client, _name(client, peer)))
             self._arriving[task] = None
             task.add_done_callback(lambda done: self._arriving.pop(done, None))
             del client, task
@@ -107,8 +120,9 @@ class FrontDoor:
     async def _welcome(self, client: socket.socket, peer: str) -> None:
         """Runs one handshake and hands the client on; never raises."""
         client.setblocking(False)
-        for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *_KEEPALIVE):
-            client.setsockopt(*option)
+        if client.family != socket.AF_UNIX:
+            for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *_KEEPALIVE):
+                client.setsockopt(*option)
         progress = ["hello"]
         handed_over = False
         try:
@@ -230,6 +244,14 @@ class FrontDoor:
             return
         finally:
             client.close()
+
+
+def _name(client: socket.socket, peer: Any) -> str:
+    """How the log calls who is at the other end of ``client``."""
+    if client.family != socket.AF_UNIX:
+        return f"{peer[0]}:{peer[1]}"
+    pid, _, _ = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"process {pid} on this host"
 
 
 def raise_descriptor_limit() -> None:

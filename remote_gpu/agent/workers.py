@@ -90,6 +90,7 @@ class Worker:
                 [
                     *command,
                     "--client-fd", str(descriptors[0]),
+                    "--transport", "ring" if client.family == socket.AF_UNIX else "socket",
                     "--control-fd", str(descriptors[1]),
                     "--ledger-fd", str(descriptors[2]),
                     "--ledger-slot", str(self.slot),

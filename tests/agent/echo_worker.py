@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("client-fd", "control-fd", "ledger-fd", "ledger-slot", "device", "vram-bytes"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    for name in ("driver", "session", "lease"):
+    for name in ("driver", "session", "lease", "transport"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--tflops", type=float, required=True)
     arguments = parser.parse_args()

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "carrel_protocol.hpp"
+#include "wire/connection.hpp"
 #include "wire/decoder.hpp"
 #include "wire/endpoint.hpp"
 #include "wire/log.hpp"
@@ -98,7 +99,12 @@ CUresult Session::attach() {
                              : CUDA_ERROR_SYSTEM_NOT_READY;
         return attach_result_;
     }
-    channel_ = wire::Channel(connection.fd);
+    try {
+        channel_ = wire::open(connection);
+    } catch (const std::exception& error) {
+        CARREL_WARNING("no GPU: %s", error.what());
+        return attach_result_ = CUDA_ERROR_SYSTEM_NOT_READY;
+    }
     attach_result_ = start(connection.session);
     return attach_result_;
 }
@@ -113,7 +119,6 @@ CUresult Session::adopt(int fd, std::string id) {
 
 CUresult Session::start(const std::string& id) {
     id_ = id;
-    wire::tune_socket(channel_.fd());
     try {
         wire::FrameHeader header{};
         std::string reason = "the GPU host closed the connection";
@@ -475,12 +480,12 @@ void Session::lose(CUresult error, const std::string& reason) {
 }
 
 void Session::after_fork() {
-    // Only the parent owns the connection. Closing a copy of the descriptor does not disturb it.
+    // Only the parent owns the connection.
     if (connected_.load() || status_.load() != CUDA_ERROR_NOT_INITIALIZED) {
         forked_.store(true);
         connected_.store(false);
         status_.store(CUDA_ERROR_NOT_INITIALIZED);
-        channel_.close();
+        channel_.abandon();
     }
 }
 

@@ -1,28 +1,36 @@
-// A connected stream socket: sends everything, receives through a buffer. Not thread-safe; sending
-// and receiving may happen in two threads.
+// One connection of client and worker: sends everything, receives through a buffer, over whatever
+// transport. Not thread-safe; sending and receiving may happen in two threads.
 #pragma once
 #include <sys/uio.h>
 
+#include <chrono>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <vector>
+
+#include "wire/transport.hpp"
 
 namespace carrel::wire {
 
 class Channel {
   public:
-    Channel() = default;
-    // Takes the descriptor over.
-    explicit Channel(int fd, size_t buffer = size_t{256} << 10);
-    Channel(Channel&&) noexcept;
-    Channel& operator=(Channel&&) noexcept;
-    ~Channel();
+    static constexpr size_t kBuffer = size_t{256} << 10;
 
-    int fd() const { return fd_; }
-    bool open() const { return fd_ >= 0; }
-    void close();
-    // Wakes whoever receives or sends on this socket, in any thread.
-    void shutdown();
+    Channel() = default;
+    explicit Channel(std::unique_ptr<Transport> transport, size_t buffer = kBuffer);
+    // A stream socket; takes the descriptor over.
+    explicit Channel(int fd, size_t buffer = kBuffer);
+
+    bool open() const { return transport_ != nullptr; }
+    void close() { transport_.reset(); }
+    Transport& transport() { return *transport_; }
+    // Wakes whoever receives or sends on this channel, in any thread.
+    void shutdown() {
+        if (transport_) transport_->shutdown();
+    }
+    // In a forked child, whose parent goes on with this channel.
+    void abandon();
 
     // Sends all parts, waiting as needed. 0, or errno (EPIPE and the like; EFAULT for bad user
     // memory, then `*sent` says how much went out).
@@ -39,22 +47,18 @@ class Channel {
     bool receive(void* data, size_t size);
     bool discard(size_t size);
     int error() const { return error_; }
-    // Whether bytes wait in the buffer or the socket; never blocks.
-    bool readable() const;
+    // Whether bytes wait in the buffer or the transport; never blocks.
+    bool readable() const { return begin_ != end_ || transport_->readable(); }
 
   private:
-    bool silent() const;
-    bool again() const;
+    bool ended(ssize_t received);
 
-    int fd_ = -1;
+    std::unique_ptr<Transport> transport_;
     int error_ = 0;
     size_t usual_ = 0;
     size_t begin_ = 0;
     size_t end_ = 0;
     std::vector<std::byte> buffer_;
 };
-
-// No delay for small messages, and a dead peer is noticed within half a minute.
-void tune_socket(int fd);
 
 }  // namespace carrel::wire

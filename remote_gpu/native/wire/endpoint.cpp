@@ -7,9 +7,12 @@
 #include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -88,6 +91,27 @@ class Dialogue {
         const int on = 1;
         setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         return true;
+    }
+    // `name`: a path, or @ and an abstract name.
+    bool connect_local(const std::string& name) {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        if (name.empty() || name.size() >= sizeof address.sun_path) {
+            reason_ = "no such Unix socket";
+            return false;
+        }
+        std::memcpy(address.sun_path, name.data(), name.size());
+        const bool abstract = name[0] == '@';
+        if (abstract) address.sun_path[0] = 0;
+        deadline_ = Clock::now() + limit_;
+        fd_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size() +
+                                                 (abstract ? 0 : 1));
+        if (fd_ >= 0 && ::connect(fd_, reinterpret_cast<sockaddr*>(&address), size) == 0) {
+            return true;
+        }
+        reason_ = std::strerror(errno);
+        return false;
     }
     bool send(const void* data, size_t size) {
         const auto* bytes = static_cast<const char*>(data);
@@ -224,6 +248,11 @@ Credentials Credentials::from_environment() {
     c.host = endpoint.substr(0, colon);
     if (c.host.size() > 2 && c.host.front() == '[' && c.host.back() == ']')
         c.host = c.host.substr(1, c.host.size() - 2);
+    if (environment("CARREL_TRANSPORT") != "tcp") {
+        c.node_socket = environment("CARREL_NODE_SOCKET");
+        const bool loopback = c.host == "localhost" || c.host == "::1" || c.host.starts_with("127.");
+        if (c.node_socket.empty() && loopback) c.node_socket = "@carrel-node-" + c.port;
+    }
     if (c.lease.empty() || c.lease.size() > kMaxLease)
         c.error = "CARREL_LEASE must hold 1 to 64 characters";
     else if (!parse_hex(environment("CARREL_LEASE_KEY"), c.key))
@@ -231,17 +260,18 @@ Credentials Credentials::from_environment() {
     return c;
 }
 
-Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32],
-                   std::chrono::milliseconds limit) {
+// One attempt, over the node's Unix socket or TCP.
+static Connection meet(bool local, Purpose purpose, const Credentials& credentials,
+                       const uint8_t (&protocol)[32], std::chrono::milliseconds limit) {
     Connection result;
+    result.local = local;
     const auto fail = [&](Status status, std::string error) {
         result.status = status;
         result.error = std::move(error);
         return result;
     };
-    if (!credentials.error.empty()) return fail(Status::no_credentials, credentials.error);
-
-    const std::string where = credentials.host + ":" + credentials.port;
+    const std::string where =
+        local ? credentials.node_socket : credentials.host + ":" + credentials.port;
     Dialogue door(limit);
     const auto unreachable = [&] {
         return fail(Status::unreachable,
@@ -262,7 +292,9 @@ Connection connect(Purpose purpose, const Credentials& credentials, const uint8_
     hello.program = program;
     const std::vector<uint8_t> sent = encode(hello);
 
-    if (!door.connect(credentials.host, credentials.port)) return unreachable();
+    if (!(local ? door.connect_local(credentials.node_socket)
+                : door.connect(credentials.host, credentials.port)))
+        return unreachable();
     if (!door.send(sent.data(), sent.size())) return unreachable();
 
     Status status{};
@@ -288,6 +320,22 @@ Connection connect(Purpose purpose, const Credentials& credentials, const uint8_
     if (status != Status::ok) return refused();
     result.fd = door.release();
     return result;
+}
+
+Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32],
+                   std::chrono::milliseconds limit) {
+    if (!credentials.error.empty()) {
+        Connection none;
+        none.status = Status::no_credentials;
+        none.error = credentials.error;
+        return none;
+    }
+    if (purpose == Purpose::session && !credentials.node_socket.empty()) {
+        const auto most = std::min<std::chrono::milliseconds>(limit, std::chrono::seconds(1));
+        Connection here = meet(true, purpose, credentials, protocol, most);
+        if (here.fd >= 0) return here;
+    }
+    return meet(false, purpose, credentials, protocol, limit);
 }
 
 }  // namespace carrel::wire

@@ -5,8 +5,10 @@
 
 #include <cstdio>
 #include <exception>
+#include <utility>
 
 #include "carrel_protocol.hpp"
+#include "wire/connection.hpp"
 #include "wire/log.hpp"
 #include "worker/console.hpp"
 #include "worker/control.hpp"
@@ -26,9 +28,11 @@ int describe() {
 }
 
 int serve(const carrel::worker::Options& options) {
+    // Before the driver, which may take seconds: the client waits for its transport.
+    carrel::wire::Channel client = carrel::wire::serve(options.transport, options.client_fd);
     carrel::worker::Console console;  // before the driver is loaded: it prints to its streams
     carrel::worker::Device device(options);
-    carrel::worker::Server server(device, options, options.client_fd);
+    carrel::worker::Server server(device, options, std::move(client));
     server.forward(console);
     carrel::worker::Control control(options.control_fd, server);
     control.ready();

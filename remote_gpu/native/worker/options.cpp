@@ -35,6 +35,7 @@ Options Options::parse(int argc, char** argv) {
     const std::map<std::string, std::function<void(const std::string&, const std::string&)>> known =
         {
             {"--client-fd", [&](auto& n, auto& v) { o.client_fd = number<int>(n, v, integer); }},
+            {"--transport", [&](auto&, auto& v) { o.transport = v; }},
             {"--control-fd", [&](auto& n, auto& v) { o.control_fd = number<int>(n, v, integer); }},
             {"--ledger-fd", [&](auto& n, auto& v) { o.ledger_fd = number<int>(n, v, integer); }},
             {"--ledger-slot",

@@ -9,6 +9,7 @@ namespace carrel::worker {
 struct Options {
     bool describe = false;
     int client_fd = -1;
+    std::string transport = "socket";  // what the client socket carries: see wire/connection.hpp
     int control_fd = -1;
     int ledger_fd = -1;
     unsigned ledger_slot = 0;

@@ -1,7 +1,5 @@
 #include "worker/outbox.hpp"
 
-#include <poll.h>
-
 #include "wire/log.hpp"
 
 namespace carrel::worker {
@@ -75,8 +73,7 @@ void Outbox::forward_output() {
 
 void Outbox::ping() {
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    pollfd writable{channel_.fd(), POLLOUT, 0};
-    if (!lock || ::poll(&writable, 1, 0) <= 0 || !(writable.revents & POLLOUT)) return;
+    if (!lock || !channel_.transport().writable()) return;
     const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::ping), 0, 0, 0};
     channel_.send(&header, sizeof header);
 }

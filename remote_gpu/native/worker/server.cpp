@@ -1,8 +1,5 @@
 #include "worker/server.hpp"
 
-#include <poll.h>
-#include <sys/socket.h>
-
 #include <chrono>
 #include <cstring>
 
@@ -10,11 +7,11 @@
 
 namespace carrel::worker {
 
-Server::Server(Device& device, const Options& options, int client_fd)
+Server::Server(Device& device, const Options& options, wire::Channel client)
     : device_(device),
       driver_(device.driver),
       options_(options),
-      channel_(client_fd),
+      channel_(std::move(client)),
       outbox_(channel_),
       ledger_(options.ledger_fd, options.ledger_slot, options.vram_bytes),
       memory_(driver_, device.device, ledger_),
@@ -29,7 +26,6 @@ Server::Server(Device& device, const Options& options, int client_fd)
                  [this](Reply& out, std::function<void(Reply&)> function) {
                      later(out, std::move(function));
                  }) {
-    wire::tune_socket(client_fd);
     contexts_[wire::kPrimaryContext] = device.primary;
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);
     objects_.on_stream = [this](CUstream stream) { streams_.push_back(stream); };
@@ -76,15 +72,8 @@ std::string Server::run() {
     }
     if (!reason.empty()) {
         // Let the client read why before the connection resets.
-        ::shutdown(channel_.fd(), SHUT_WR);
-        const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
-        char waste[4096];
-        while (std::chrono::steady_clock::now() < until) {
-            pollfd waiting{channel_.fd(), POLLIN, 0};
-            if (::poll(&waiting, 1, 100) <= 0) continue;
-            if (::recv(channel_.fd(), waste, sizeof waste, 0) <= 0 && !ended_) break;
-            if (waiting.revents & (POLLHUP | POLLERR)) break;
-        }
+        channel_.transport().end_sending();
+        channel_.transport().linger(std::chrono::seconds(2));
     }
     return reason;
 }
@@ -96,7 +85,7 @@ void Server::end(const std::string& reason) {
     }
     outbox_.end(reason);
     ended_.store(true);
-    ::shutdown(channel_.fd(), SHUT_RD);  // wakes the main loop
+    channel_.transport().end_receiving();  // wakes the main loop
 }
 
 void Server::execute(const wire::CallView& call) {
@@ -127,8 +116,7 @@ bool Server::client_there() {
     looked_at_ = returned;
     if (!stuck) return true;
     outbox_.ping();
-    pollfd socket{channel_.fd(), 0, 0};
-    return ::poll(&socket, 1, 0) == 0;  // otherwise POLLHUP or POLLERR
+    return !channel_.transport().peer_gone();
 }
 
 CUcontext Server::context(uint32_t name) {

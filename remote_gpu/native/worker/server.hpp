@@ -35,7 +35,7 @@ struct Counters {
 
 class Server {
   public:
-    Server(Device& device, const Options& options, int client_fd);
+    Server(Device& device, const Options& options, wire::Channel client);
     ~Server();
 
     // Serves until the client leaves (empty), or until there is a reason to end the session.

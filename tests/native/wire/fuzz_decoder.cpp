@@ -125,7 +125,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Device device(driver);
     Options options;
     options.vram_bytes = uint64_t{1} << 30;
-    Server server(device, options, ends[0]);
+    Server server(device, options, wire::Channel(ends[0]));
     server.run();
     ::close(ends[1]);
     return 0;
