@@ -37,20 +37,35 @@ def run(prefix: Sequence[str]) -> dict[str, float | str]:
     Waiting is measured with everything on a single CPU: where the system puts two processes that
     wake each other decides their round trip by more than what either does (raw TCP on loopback
     took 7 µs on one CPU and 48 µs on two of the same machine).
+
+    All of it goes over TCP, as between two machines; the figures that begin with ``shm_`` are those
+    of a program on the GPU's own host, beside TCP's in the same place (``shm_sync_ratio`` on all
+    CPUs, where the two ends need not take turns, ``shm_sync_ratio_1cpu`` on one, where they must).
     """
     figures = _run(prefix, "all")
+    spread = _run(prefix, "sync")
+    shm = {name: _run(prefix, name, transport="auto") for name in ("sync", "copies")}
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        return figures | _run(prefix, "sync")
+        together, shm_together = _run(prefix, "sync"), _run(prefix, "sync", transport="auto")
     finally:
         os.sched_setaffinity(0, allowed)
+    return figures | together | {
+        "shm_sync_us": shm["sync"]["sync_us"],
+        "shm_sync_ratio": float(shm["sync"]["sync_us"]) / float(spread["sync_us"]),
+        "shm_sync_ratio_1cpu": float(shm_together["sync_us"]) / float(together["sync_us"]),
+        "shm_h2d_gib_s": shm["copies"]["h2d_gib_s"],
+        "shm_d2h_gib_s": shm["copies"]["d2h_gib_s"],
+    }  # fmt: skip
 
 
-def _run(prefix: Sequence[str], mode: str) -> dict[str, float | str]:
+def _run(prefix: Sequence[str], mode: str, transport: str = "tcp") -> dict[str, float | str]:
     done = subprocess.run(
-        [*prefix, str(build()), mode], capture_output=True, text=True, timeout=900
-    )
+        [*prefix, str(build()), mode],
+        capture_output=True, text=True, timeout=900,
+        env={**os.environ, "CARREL_TRANSPORT": transport},
+    )  # fmt: skip
     if done.returncode:
         sys.exit(f"bench: driver_bench failed ({done.returncode})\n{done.stdout}{done.stderr}")
     figures: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])

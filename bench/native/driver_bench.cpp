@@ -4,7 +4,7 @@
 // driver. Prints one JSON object. Knows nothing of Carrel but the ABI header made from its
 // descriptions.
 //
-//   driver_bench all | sync | attach START_NS
+//   driver_bench all | sync | copies | attach START_NS
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <netinet/in.h>
@@ -416,6 +416,8 @@ int main(int argc, char** argv) {
     Figures figures;
     if (mode == "sync") {
         measure_sync(cuda, raw, figures);
+    } else if (mode == "copies") {
+        measure_copies(cuda, raw, figures);
     } else {
         measure_launches(cuda, figures);
         measure_allocations(cuda, figures);
