@@ -36,6 +36,7 @@ class Purpose(enum.IntEnum):
 
     SESSION = 1
     MONITOR = 2
+    RESUME = 3  # a session whose connection broke; its id stands for the session name
 
 
 class Status(enum.IntEnum):
@@ -47,6 +48,7 @@ class Status(enum.IntEnum):
     ENDED = 3
     BUSY = 4
     MALFORMED = 5
+    GONE = 6
 
 
 class HandshakeError(Exception):
@@ -110,7 +112,7 @@ async def read_hello(read: ReadExactly) -> tuple[Hello, bytes]:
         raise HandshakeError(Status.VERSION, f"handshake version {magic[7]}, not {MAGIC[7]}")
     head = await read(_HEAD.size)
     purpose, protocol, nonce, pid = _HEAD.unpack(head)
-    if purpose not in (Purpose.SESSION, Purpose.MONITOR):
+    if purpose not in list(Purpose):
         raise HandshakeError(Status.MALFORMED, f"unknown purpose {purpose}")
     raw, texts = magic + head, []
     for name, limit in (

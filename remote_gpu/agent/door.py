@@ -54,6 +54,12 @@ class Rooms(Protocol):
     def enter(self, session: str, client: socket.socket) -> None:
         """Hands an authenticated client to a worker; raises OSError when none could start."""
 
+    def is_open(self, session: str, lease: AdmittedLease) -> bool:
+        """Whether ``lease`` has a session of that id."""
+
+    def resume(self, session: str, client: socket.socket) -> None:
+        """Hands another connection of a session's client to its worker; raises OSError."""
+
     def abandon(self, session: str) -> None:
         """The client of a reserved session left before it was handed over."""
 
@@ -160,7 +166,7 @@ class FrontDoor:
 
         try:
             hello, raw = await handshake.read_hello(read)
-            if hello.purpose == Purpose.SESSION and hello.protocol != self._rooms.protocol:
+            if hello.purpose != Purpose.MONITOR and hello.protocol != self._rooms.protocol:
                 raise HandshakeError(
                     Status.VERSION,
                     f"client protocol {hello.protocol.hex()[:12]}, "
@@ -194,6 +200,8 @@ class FrontDoor:
                 raise HandshakeError(Status.ENDED, f"lease {lease.id}: {lease.over}")
             if hello.purpose == Purpose.MONITOR:
                 return await self._let_monitor_in(client, lease)
+            if hello.purpose == Purpose.RESUME:
+                return await self._let_back_in(client, lease, hello.session_name, peer)
             session = self._rooms.reserve(lease, hello)
         except HandshakeError as error:
             log.warning("front door: %s refused: %s", peer, error)
@@ -211,6 +219,18 @@ class FrontDoor:
             return False
         log.info("front door: %s is session %s of lease %s (%s)", peer, session, lease.id,
                  hello.program)  # fmt: skip
+        client.close()  # the worker has it
+        return True
+
+    async def _let_back_in(
+        self, client: socket.socket, lease: AdmittedLease, session: str, peer: str
+    ) -> bool:
+        if not self._rooms.is_open(session, lease):
+            raise HandshakeError(Status.GONE, f"lease {lease.id} has no session {session!r}")
+        welcome = handshake.welcome(session)
+        await asyncio.get_running_loop().sock_sendall(client, welcome)
+        self._rooms.resume(session, client)
+        log.info("front door: %s goes on with session %s of lease %s", peer, session, lease.id)
         client.close()  # the worker has it
         return True
 

@@ -21,7 +21,7 @@ from .door import FrontDoor, host_name, raise_descriptor_limit
 from .inventory import Gpu, NoGpu
 from .leases import AdmittedLease
 from .ledger import LedgerFull
-from .workers import Worker
+from .workers import GRACE_S, Worker
 
 log = logging.getLogger("carrel.agent")
 
@@ -52,6 +52,7 @@ class Node:
         name: how it is called; default: the host's name.
         ip, port: where the front door listens; port 0 picks a free one.
         worker_command: the worker program and leading arguments.
+        grace_s: seconds for which a session outlives its broken connection.
         software: the value of ``CARREL_SOFTGPU`` for workers on software GPUs.
     """
 
@@ -63,6 +64,7 @@ class Node:
         port: int = 0,
         worker_command: Sequence[str] = (str(environment.WORKER),),
         software: str = "",
+        grace_s: float = GRACE_S,
     ) -> None:
         self.name = name or host_name()
         self.gpus = {gpu.uuid: gpu for gpu in gpus}
@@ -72,6 +74,7 @@ class Node:
         self.changed = asyncio.Event()  # set whenever a session starts or ends
         self._reserved: dict[str, tuple[AdmittedLease, Hello, int]] = {}
         self._command = list(worker_command)
+        self._grace_s = grace_s
         self._env = worker_environment(os.environ)
         if software:
             self._env["CARREL_SOFTGPU"] = software
@@ -181,13 +184,29 @@ class Node:
         try:
             if lease.ended:  # while the client was being welcomed
                 raise OSError(lease.ended)
-            worker.start(self._command, self._env, client, self._ended)
+            worker.start(self._command, self._env, client, self._ended, self._grace_s)
         except OSError:
             lease.ledger.release(slot)
             self._settle(lease)
             raise
         self.workers[session] = worker
         self.changed.set()
+
+    def is_open(self, session: str, lease: AdmittedLease) -> bool:
+        """Whether ``lease`` has a session of that id."""
+        worker = self.workers.get(session)
+        return worker is not None and worker.lease is lease
+
+    def resume(self, session: str, client: socket.socket) -> None:
+        """Hands another connection of a session's client to its worker.
+
+        Raises:
+            OSError: the worker is gone, or takes nothing.
+        """
+        worker = self.workers.get(session)
+        if worker is None:
+            raise OSError(f"session {session} has just ended")
+        worker.resume(client)
 
     def state_text(self, lease: AdmittedLease) -> str:
         """The slice, as the monitor protocol shows it."""

@@ -25,6 +25,8 @@ log = logging.getLogger("carrel.agent")
 
 _PACKET = 64 * 1024
 _END_GRACE_S = 3.0
+#: Seconds for which a session outlives its broken connection.
+GRACE_S = 30.0
 _READY_S = 60.0  # a driver that takes longer to come up hangs
 _LAST_REPORTS = 64  # taken in from a worker that is gone
 _REPORT_S = 1.5  # workers report every second while something changes
@@ -73,8 +75,12 @@ class Worker:
         env: Mapping[str, str],
         client: socket.socket,
         ended: Callable[[Worker], None],
+        grace_s: float = GRACE_S,
     ) -> None:
         """Starts the process and hands ``client`` over; ``ended(self)`` is called once it is gone.
+
+        A session over TCP outlives its connection by ``grace_s`` seconds; one on this host does
+        not, as there only a process can end.
 
         Must be called in the main thread: the worker dies with the thread that started it.
 
@@ -90,7 +96,8 @@ class Worker:
                 [
                     *command,
                     "--client-fd", str(descriptors[0]),
-                    "--transport", "ring" if client.family == socket.AF_UNIX else "socket",
+                    "--transport", "ring" if client.family == socket.AF_UNIX else "stream",
+                    "--grace-s", str(grace_s),
                     "--control-fd", str(descriptors[1]),
                     "--ledger-fd", str(descriptors[2]),
                     "--ledger-slot", str(self.slot),
@@ -119,6 +126,18 @@ class Worker:
         loop.call_later(_READY_S, self._check_ready)
         pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(pidfd, self._exited, pidfd, ended)
+
+    def resume(self, client: socket.socket) -> None:
+        """Hands over another connection of the same client, whose first one broke.
+
+        Raises:
+            OSError: the worker is gone, or takes nothing.
+        """
+        if self._control is None or self.gone.is_set():
+            raise OSError("its worker is gone")
+        client.setblocking(True)
+        message = json.dumps({"type": "resume"}).encode()
+        socket.send_fds(self._control, [message], [client.fileno()])
 
     def end(self, reason: str) -> None:
         """Asks the worker to end; kills it if it has not within three seconds."""

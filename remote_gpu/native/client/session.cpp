@@ -100,7 +100,7 @@ CUresult Session::attach() {
         return attach_result_;
     }
     try {
-        channel_ = wire::open(connection);
+        channel_ = wire::open(connection, kProtocolHash);
     } catch (const std::exception& error) {
         CARREL_WARNING("no GPU: %s", error.what());
         return attach_result_ = CUDA_ERROR_SYSTEM_NOT_READY;

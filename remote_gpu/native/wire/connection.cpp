@@ -1,9 +1,13 @@
 #include "wire/connection.hpp"
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 
 #include "wire/local.hpp"
+#include "wire/log.hpp"
+#include "wire/resumable.hpp"
 #include "wire/socket.hpp"
 
 namespace carrel::wire {
@@ -11,15 +15,37 @@ namespace carrel::wire {
 namespace {
 // A worker passes its memory on as soon as it runs.
 constexpr auto kMemoryWithin = std::chrono::seconds(10);
+
+std::unique_ptr<Transport> carry(int fd) {
+    tune_socket(fd);
+    return std::make_unique<Socket>(fd);
+}
 }  // namespace
 
-Channel open(const Connection& connection) {
+Channel open(const Connection& connection, const uint8_t (&protocol)[32]) {
     if (connection.local) return Channel(Local::accept(connection.fd, kMemoryWithin));
-    tune_socket(connection.fd);
-    return Channel(connection.fd);
+    std::array<uint8_t, 32> hash;
+    std::copy(std::begin(protocol), std::end(protocol), hash.begin());
+    auto again = [credentials = connection.credentials, session = connection.session,
+                  hash](bool* final) -> std::unique_ptr<Transport> {
+        uint8_t protocol[32];
+        std::copy(hash.begin(), hash.end(), protocol);
+        const Connection next = reconnect(session, credentials, protocol);
+        if (next.fd >= 0) return carry(next.fd);
+        *final = next.status != Status::unreachable && next.status != Status::busy;
+        CARREL_INFO("not yet: %s", next.error.c_str());
+        return nullptr;
+    };
+    return Channel(std::make_unique<Resumable>(carry(connection.fd), connection.credentials.grace,
+                                               std::move(again)));
 }
 
-Channel serve(std::string_view transport, int fd) {
+std::unique_ptr<Transport> serve_again(int fd) {
+    return carry(fd);
+}
+
+Channel serve(std::string_view transport, int fd, std::chrono::milliseconds grace) {
+    if (transport == "stream") return Channel(std::make_unique<Resumable>(carry(fd), grace));
     if (transport == "ring") return Channel(Local::offer(fd));
     if (transport != "socket") {
         throw std::invalid_argument("carrel-worker: unknown transport " + std::string(transport));

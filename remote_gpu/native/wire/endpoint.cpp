@@ -248,6 +248,9 @@ Credentials Credentials::from_environment() {
     c.host = endpoint.substr(0, colon);
     if (c.host.size() > 2 && c.host.front() == '[' && c.host.back() == ']')
         c.host = c.host.substr(1, c.host.size() - 2);
+    if (const std::string grace = environment("CARREL_RECONNECT_S"); !grace.empty()) {
+        c.grace = std::chrono::seconds(std::clamp(std::atoi(grace.c_str()), 0, 3600));
+    }
     if (environment("CARREL_TRANSPORT") != "tcp") {
         c.node_socket = environment("CARREL_NODE_SOCKET");
         const bool loopback = c.host == "localhost" || c.host == "::1" || c.host.starts_with("127.");
@@ -330,12 +333,23 @@ Connection connect(Purpose purpose, const Credentials& credentials, const uint8_
         none.error = credentials.error;
         return none;
     }
+    const auto with = [&](Connection connection) {
+        connection.credentials = credentials;
+        return connection;
+    };
     if (purpose == Purpose::session && !credentials.node_socket.empty()) {
         const auto most = std::min<std::chrono::milliseconds>(limit, std::chrono::seconds(1));
         Connection here = meet(true, purpose, credentials, protocol, most);
-        if (here.fd >= 0) return here;
+        if (here.fd >= 0) return with(std::move(here));
     }
-    return meet(false, purpose, credentials, protocol, limit);
+    return with(meet(false, purpose, credentials, protocol, limit));
+}
+
+Connection reconnect(const std::string& session, const Credentials& credentials,
+                     const uint8_t (&protocol)[32], std::chrono::milliseconds limit) {
+    Credentials again = credentials;
+    again.session_name = session;
+    return meet(false, Purpose::resume, again, protocol, limit);
 }
 
 }  // namespace carrel::wire

@@ -19,7 +19,8 @@ struct Credentials {
     std::string lease;
     std::string session_name;
     Hash key{};
-    std::string error;  // why these are no credentials; empty when they are
+    std::chrono::seconds grace{30};  // CARREL_RECONNECT_S: how long a broken connection is retried
+    std::string error;               // why these are no credentials; empty when they are
 
     static Credentials from_environment();
 };
@@ -30,6 +31,7 @@ struct Connection {
     Status status = Status::ok;
     std::string session;  // the id that the door gave
     std::string error;    // for the person who started the program; empty when connected
+    Credentials credentials;  // of a session: with them it is continued
 };
 
 // Connects, proves the lease key and checks the door's proof, all within `limit`. Only looking up
@@ -38,5 +40,10 @@ struct Connection {
 // nowhere, whatever sat there.
 Connection connect(Purpose purpose, const Credentials& credentials, const uint8_t (&protocol)[32],
                    std::chrono::milliseconds limit = std::chrono::seconds(5));
+
+// Another connection for a session whose own one broke, over TCP.
+Connection reconnect(const std::string& session, const Credentials& credentials,
+                     const uint8_t (&protocol)[32],
+                     std::chrono::milliseconds limit = std::chrono::seconds(5));
 
 }  // namespace carrel::wire

@@ -60,6 +60,8 @@ const char* explain(Status status) {
             return "the GPU node cannot start another worker now; try again";
         case Status::malformed:
             return "the GPU node could not read the request";
+        case Status::gone:
+            return "the GPU node has ended this session";
         case Status::no_credentials:
             return "this process is not in a slice";
         case Status::unreachable:

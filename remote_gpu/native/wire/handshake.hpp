@@ -20,7 +20,8 @@
 
 namespace carrel::wire {
 
-enum class Purpose : uint8_t { session = 1, monitor = 2 };
+// To resume is to continue a session whose connection broke; its id stands for the session name.
+enum class Purpose : uint8_t { session = 1, monitor = 2, resume = 3 };
 
 enum class Status : uint32_t {
     ok = 0,
@@ -29,6 +30,7 @@ enum class Status : uint32_t {
     ended = 3,      // the lease has expired or ended
     busy = 4,       // no worker could start
     malformed = 5,  // the door could not read what it got
+    gone = 6,       // there is no such session to resume
     // What the door never sends:
     no_credentials = 100,
     unreachable = 101,

@@ -252,7 +252,7 @@ ssize_t Local::receive(void* to, size_t size, bool all) {
     return static_cast<ssize_t>(done);
 }
 
-bool Local::readable() {
+bool Local::readable(std::chrono::milliseconds) {
     return in_.bytes() != 0 || in_.ended() || gone_.load();
 }
 

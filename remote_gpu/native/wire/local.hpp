@@ -22,7 +22,7 @@ class Local : public Transport {
 
     int send(std::span<iovec> parts, size_t* sent) override;
     ssize_t receive(void* to, size_t size, bool all) override;
-    bool readable() override;
+    bool readable(std::chrono::milliseconds wait) override;
     bool writable() override;
     bool peer_gone() override { return gone_.load(); }
     void shutdown() override;

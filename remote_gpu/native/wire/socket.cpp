@@ -71,9 +71,9 @@ bool Socket::silent() const {
     return info.tcpi_retransmits >= kUnanswered || info.tcpi_probes >= kUnanswered;
 }
 
-bool Socket::readable() {
+bool Socket::readable(std::chrono::milliseconds wait) {
     pollfd waiting{fd_, POLLIN, 0};
-    return ::poll(&waiting, 1, 0) > 0;
+    return ::poll(&waiting, 1, static_cast<int>(wait.count())) > 0;
 }
 
 bool Socket::writable() {
@@ -84,6 +84,11 @@ bool Socket::writable() {
 bool Socket::peer_gone() {
     pollfd waiting{fd_, 0, 0};
     return ::poll(&waiting, 1, 0) != 0;  // POLLHUP or POLLERR
+}
+
+bool Socket::hung_up() {
+    pollfd waiting{fd_, POLLRDHUP, 0};
+    return ::poll(&waiting, 1, 0) > 0;
 }
 
 void Socket::shutdown() {

@@ -14,9 +14,10 @@ class Socket : public Transport {
 
     int send(std::span<iovec> parts, size_t* sent) override;
     ssize_t receive(void* to, size_t size, bool all) override;
-    bool readable() override;
+    bool readable(std::chrono::milliseconds wait) override;
     bool writable() override;
     bool peer_gone() override;
+    bool hung_up() override;
     void shutdown() override;
     void end_sending() override;
     void end_receiving() override;

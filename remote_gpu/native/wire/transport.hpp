@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <span>
 
 namespace carrel::wire {
@@ -24,12 +25,14 @@ class Transport {
     // Between 1 and `size` bytes, waiting for the first; with `all`, it may wait for the rest too.
     // 0 at the end of the stream, -errno on an error.
     virtual ssize_t receive(void* to, size_t size, bool all) = 0;
-    // Whether receive() would find bytes or an end; never blocks.
-    virtual bool readable() = 0;
+    // Whether receive() would find bytes or an end, at once or within `wait`.
+    virtual bool readable(std::chrono::milliseconds wait) = 0;
     // Whether a few bytes could be sent without waiting; never blocks.
     virtual bool writable() = 0;
     // Whether the other end is gone for good, as far as can be told without reading. Any thread.
     virtual bool peer_gone() = 0;
+    // Whether the other end sends no more, though something may be left to read. Any thread.
+    virtual bool hung_up() { return peer_gone(); }
 
     // Ends both directions and wakes whoever sends or receives. Any thread.
     virtual void shutdown() = 0;
@@ -42,6 +45,11 @@ class Transport {
     // In a forked child: drops this process's descriptors without a word to the other end, which is
     // the parent's.
     virtual void abandon() = 0;
+
+    // A stream that survives its connection goes on with this one; false for others. Any thread.
+    virtual bool continue_on(std::unique_ptr<Transport>) { return false; }
+    // Waits for another connection no longer. Any thread.
+    virtual void hurry() {}
 };
 
 }  // namespace carrel::wire

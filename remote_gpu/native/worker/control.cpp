@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "wire/log.hpp"
 
@@ -58,6 +59,11 @@ bool parse_end(const std::string& message, std::string* reason) {
     return true;
 }
 
+bool parse_resume(const std::string& message) {
+    std::string type;
+    return member(message, "type", &type) && type == "resume";
+}
+
 Control::Control(int fd, Server& server) : fd_(fd), server_(server) {
     if (fd_ < 0) return;
     if (::pipe(wake_) != 0) std::abort();
@@ -101,6 +107,23 @@ void Control::report() {
     say(last_ + "\"idle_ms\":" + std::to_string(server_.activity().idle_ms()) + "}");
 }
 
+// One message and the descriptor that came with it, if any.
+ssize_t Control::receive(char* text, size_t room, int* descriptor) {
+    iovec part{text, room};
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = space;
+    message.msg_controllen = sizeof space;
+    const ssize_t size = ::recvmsg(fd_, &message, MSG_CMSG_CLOEXEC);
+    const cmsghdr* const control = size > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+    if (control && control->cmsg_type == SCM_RIGHTS) {
+        std::memcpy(descriptor, CMSG_DATA(control), sizeof *descriptor);
+    }
+    return size;
+}
+
 void Control::run() {
     for (;;) {
         pollfd waiting[2] = {{fd_, POLLIN, 0}, {wake_[0], POLLIN, 0}};
@@ -110,13 +133,18 @@ void Control::run() {
         const bool left = ready == 0 && !server_.client_there();
         if (!waiting[0].revents && !left) continue;
         char message[4096];
-        const ssize_t size = left ? 0 : ::recv(fd_, message, sizeof message, 0);
+        int client = -1;
+        const ssize_t size = left ? 0 : receive(message, sizeof message, &client);
         std::string reason;
         if (left) {
             reason = "the program ended";
         } else if (size <= 0) {
             reason = "the node agent is gone";
+        } else if (client >= 0 && parse_resume({message, static_cast<size_t>(size)})) {
+            server_.resume(client);
+            continue;
         } else if (!parse_end({message, static_cast<size_t>(size)}, &reason)) {
+            if (client >= 0) ::close(client);
             CARREL_WARNING("the node agent sent a message that is not understood");
             continue;
         }

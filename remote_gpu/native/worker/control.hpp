@@ -1,4 +1,5 @@
-// The line to the node agent: readiness, statistics each second, and the order to end.
+// The line to the node agent: readiness, statistics each second, the order to end, and another
+// connection of a program whose first one broke.
 #pragma once
 #include <string>
 #include <thread>
@@ -21,6 +22,7 @@ class Control {
   private:
     void say(const std::string& message);
     void report();
+    ssize_t receive(char* text, size_t room, int* descriptor);
     void run();
 
     int fd_;
@@ -30,6 +32,8 @@ class Control {
     std::thread thread_;
 };
 
+// Whether a control message brings another connection of the program.
+bool parse_resume(const std::string& message);
 // The "reason" of a control message whose "type" is "end"; false for any other message.
 bool parse_end(const std::string& message, std::string* reason);
 std::string json_string(const std::string& text);

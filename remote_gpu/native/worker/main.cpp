@@ -29,7 +29,9 @@ int describe() {
 
 int serve(const carrel::worker::Options& options) {
     // Before the driver, which may take seconds: the client waits for its transport.
-    carrel::wire::Channel client = carrel::wire::serve(options.transport, options.client_fd);
+    carrel::wire::Channel client = carrel::wire::serve(
+        options.transport, options.client_fd,
+        std::chrono::milliseconds(static_cast<int64_t>(1000 * options.grace_s)));
     carrel::worker::Console console;  // before the driver is loaded: it prints to its streams
     carrel::worker::Device device(options);
     carrel::worker::Server server(device, options, std::move(client));

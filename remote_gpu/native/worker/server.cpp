@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "wire/connection.hpp"
 #include "wire/log.hpp"
 
 namespace carrel::worker {
@@ -83,9 +84,16 @@ void Server::end(const std::string& reason) {
         const std::lock_guard lock(reason_mutex_);
         if (reason_.empty()) reason_ = reason;
     }
+    channel_.transport().hurry();  // nobody waits any longer for a program that is away
     outbox_.end(reason);
     ended_.store(true);
     channel_.transport().end_receiving();  // wakes the main loop
+}
+
+void Server::resume(int client_fd) {
+    if (!channel_.transport().continue_on(wire::serve_again(client_fd))) {
+        CARREL_WARNING("a connection for a session that cannot be continued");
+    }
 }
 
 void Server::execute(const wire::CallView& call) {

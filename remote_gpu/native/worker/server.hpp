@@ -42,6 +42,8 @@ class Server {
     std::string run();
     // Ends the session from another thread: the client is told why.
     void end(const std::string& reason);
+    // The program is back on another connection; takes the descriptor over. Any thread.
+    void resume(int client_fd);
 
     // Whether the client is there, as far as can be known without blocking; for another thread, now
     // and then. While the main loop runs one long call nobody reads the socket: then it is asked.
