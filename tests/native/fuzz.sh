@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the wire decoder and the PTX engine with libFuzzer for the given number of seconds. Needs clang 14 or newer
+# Fuzzes the wire decoder, the PTX engine and the unpacking of images with libFuzzer for the given number of seconds. Needs clang 14 or newer
 # with its sanitizer runtime; installs Debian's clang-19 when there is none and it may.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,7 +27,7 @@ build=build/native-fuzz
 cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" -DCARREL_FUZZ=ON \
     "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
-cmake --build "$build" --target fuzz_decoder fuzz_ptx
+cmake --build "$build" --target fuzz_decoder fuzz_ptx fuzz_zstd
 
 # One process each, side by side; a finding is kept in the build folder and ends this with an error.
 fuzz() {
@@ -39,6 +39,7 @@ fuzz() {
 }
 declare -A running
 fuzz fuzz_decoder & running[fuzz_decoder]=$!
+fuzz fuzz_zstd tests/native/image/frames & running[fuzz_zstd]=$!
 fuzz fuzz_ptx tests/native/softgpu/ptx/programs & running[fuzz_ptx]=$!
 failed=0
 for name in "${!running[@]}"; do

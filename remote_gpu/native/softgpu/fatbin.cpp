@@ -1,7 +1,10 @@
 #include "softgpu/fatbin.hpp"
 
 #include <cstring>
+#include <span>
 #include <vector>
+
+#include "image/zstd.hpp"
 
 namespace carrel::softgpu {
 namespace {
@@ -46,6 +49,12 @@ std::string unpack_lz4(const unsigned char* at, std::size_t packed, std::size_t 
     return out.size() == unpacked ? out : std::string();
 }
 
+std::string unpack_zstd(const unsigned char* at, std::size_t packed) {
+    const auto text = image::zstd_decompress(std::as_bytes(std::span(at, packed)), kLargestText);
+    return text ? std::string(reinterpret_cast<const char*>(text->data()), text->size())
+                : std::string();
+}
+
 // Reads no further than the first byte that differs: the image may be a very short text.
 bool starts_with(const unsigned char* at, const char* magic) {
     return std::strncmp(reinterpret_cast<const char*>(at), magic, 4) == 0;
@@ -84,14 +93,10 @@ std::optional<std::string> ptx_of_fatbin(const unsigned char* fatbin, std::strin
         const unsigned char* const body = at + header;
         at = body + padded;
         if (kind != 1 || (best && arch <= best_arch)) continue;
-        if (flags & kZstd) {
-            why =
-                "the fatbin's PTX is compressed with zstd, which the software GPU does not read; "
-                "build with "
-                "-no-compress or --compress-mode=none";
-        } else if (flags & kLz4) {
+        if (flags & (kZstd | kLz4)) {
             if (packed > padded || unpacked > kLargestText) continue;
-            std::string text = unpack_lz4(body, packed, unpacked);
+            std::string text =
+                flags & kZstd ? unpack_zstd(body, packed) : unpack_lz4(body, packed, unpacked);
             if (text.empty()) {
                 why = "the fatbin's PTX is damaged";
                 continue;
