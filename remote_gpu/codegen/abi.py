@@ -89,9 +89,7 @@ def generate(types: dict[str, Any]) -> str:
 
 def declarations(types: dict[str, Any]) -> list[str]:
     """Enums, structs, aliases, callbacks and constants; the handles are declared before."""
-    aliases = {
-        k: v for k, v in types["aliases"].items() if not k.startswith("cuuint") and k != v
-    }
+    aliases = {k: v for k, v in types["aliases"].items() if not k.startswith("cuuint") and k != v}
     structs = types["structs"]
     out: list[str] = []
     for name, values in types["enums"].items():

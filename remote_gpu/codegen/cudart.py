@@ -25,7 +25,9 @@ import yaml
 from . import abi
 
 API = Path(__file__).resolve().parent.parent / "api"
-HEADER = "// Generated from remote_gpu/api/cudart*.yaml by remote_gpu/codegen/cudart.py. Do not edit.\n"
+HEADER = (
+    "// Generated from remote_gpu/api/cudart*.yaml by remote_gpu/codegen/cudart.py. Do not edit.\n"
+)
 
 #: Handles that are the driver's own, under another name.
 _DRIVER_HANDLES = {
@@ -84,7 +86,9 @@ def abi_header(types: dict[str, Any]) -> str:
     out = [HEADER, "#pragma once", '#include "cuda_abi.hpp"', ""]
     for handle in types["handles"]:
         ours = _DRIVER_HANDLES.get(handle)
-        out.append(f"using {handle} = {ours};" if ours else f"typedef struct {handle}_st* {handle};")
+        out.append(
+            f"using {handle} = {ours};" if ours else f"typedef struct {handle}_st* {handle};"
+        )
     out += ["", *abi.declarations({**types, "constants": {}}), ""]
     out.append(f"inline constexpr int kRuntimeVersion = {types['version']};")
     return "\n".join(out) + "\n"

@@ -24,6 +24,7 @@ import yaml
 IMPORTS = Path(__file__).resolve().parent.parent / "api" / "imports"
 
 NAMES = {
+    "cudart": r"(__)?cuda[A-Z]\w*",
     "cublas": r"cublas(?!Lt)[A-Z]\w*",
     "cublasLt": r"cublasLt[A-Z]\w*",
     "cudnn": r"cudnn[A-Z]\w*",
