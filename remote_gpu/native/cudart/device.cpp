@@ -88,8 +88,7 @@ cudaError_t properties(cudaDeviceProp* prop, int device) {
     INTEGER(canUseHostPointerForRegisteredMem, CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM);
     INTEGER(cooperativeLaunch, COOPERATIVE_LAUNCH);
     SIZE(sharedMemPerBlockOptin, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-    INTEGER(pageableMemoryAccessUsesHostPageTables,
-            PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES);
+    INTEGER(pageableMemoryAccessUsesHostPageTables, PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES);
     INTEGER(directManagedMemAccessFromHost, DIRECT_MANAGED_MEM_ACCESS_FROM_HOST);
     INTEGER(maxBlocksPerMultiProcessor, MAX_BLOCKS_PER_MULTIPROCESSOR);
     INTEGER(accessPolicyMaxWindowSize, MAX_ACCESS_POLICY_WINDOW_SIZE);
@@ -209,15 +208,15 @@ cudaError_t cudaDeviceSetLimit(cudaLimit limit, size_t value) {
 }
 
 cudaError_t cudaDeviceGetCacheConfig(cudaFuncCache* pCacheConfig) {
-    return call(
-        [&] { return cuCtxGetCacheConfig(reinterpret_cast<CUfunc_cache*>(pCacheConfig)); });
+    return call([&] { return cuCtxGetCacheConfig(reinterpret_cast<CUfunc_cache*>(pCacheConfig)); });
 }
 
 cudaError_t cudaDeviceSetCacheConfig(cudaFuncCache cacheConfig) {
     return call([&] { return cuCtxSetCacheConfig(static_cast<CUfunc_cache>(cacheConfig)); });
 }
 
-// ---- other devices: there are none ---------------------------------------------------------------
+// ---- other devices: there are none
+// ---------------------------------------------------------------
 
 cudaError_t cudaDeviceCanAccessPeer(int* canAccessPeer, int device, int peerDevice) {
     if (!canAccessPeer) return finish(cudaErrorInvalidValue);
@@ -244,7 +243,8 @@ cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr attr, int sr
                                           srcDevice, dstDevice));
 }
 
-// ---- memory shared between processes: the driver says what it can --------------------------------
+// ---- memory shared between processes: the driver says what it can
+// --------------------------------
 
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* devPtr) {
     return call([&] {
@@ -266,9 +266,8 @@ cudaError_t cudaIpcCloseMemHandle(void* devPtr) {
 }
 
 cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t* handle, cudaEvent_t event) {
-    return call([&] {
-        return cuIpcGetEventHandle(reinterpret_cast<CUipcEventHandle*>(handle), event);
-    });
+    return call(
+        [&] { return cuIpcGetEventHandle(reinterpret_cast<CUipcEventHandle*>(handle), event); });
 }
 
 cudaError_t cudaIpcOpenEventHandle(cudaEvent_t* event, cudaIpcEventHandle_t handle) {
@@ -280,7 +279,8 @@ cudaError_t cudaIpcOpenEventHandle(cudaEvent_t* event, cudaIpcEventHandle_t hand
     });
 }
 
-// ---- versions and entry points -------------------------------------------------------------------
+// ---- versions and entry points
+// -------------------------------------------------------------------
 
 cudaError_t cudaDriverGetVersion(int* driverVersion) {
     if (!driverVersion) return finish(cudaErrorInvalidValue);
@@ -298,8 +298,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** funcPtr,
                                              cudaDriverEntryPointQueryResult* driverStatus) {
     if (!symbol || !funcPtr) return finish(cudaErrorInvalidValue);
     CUdriverProcAddressQueryResult status = CU_GET_PROC_ADDRESS_SUCCESS;
-    const CUresult result = cuGetProcAddress_v2(symbol, funcPtr, static_cast<int>(cudaVersion),
-                                                flags, &status);
+    const CUresult result =
+        cuGetProcAddress_v2(symbol, funcPtr, static_cast<int>(cudaVersion), flags, &status);
     if (driverStatus) *driverStatus = static_cast<cudaDriverEntryPointQueryResult>(status);
     // What is not found is told by the status.
     return result == CUDA_ERROR_NOT_FOUND && driverStatus ? cudaSuccess : finish(result);

@@ -70,8 +70,8 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle* pHandle
         CUcontext current = nullptr;
         cuCtxGetCurrent(&current);
         cuuint64_t handle = 0;
-        const CUresult result = cuGraphConditionalHandleCreate(&handle, graph, current,
-                                                               defaultLaunchValue, flags);
+        const CUresult result =
+            cuGraphConditionalHandleCreate(&handle, graph, current, defaultLaunchValue, flags);
         if (result == CUDA_SUCCESS) *pHandle_out = handle;
         return result;
     });

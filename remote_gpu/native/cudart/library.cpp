@@ -3,10 +3,10 @@
 
 using namespace carrel::cudart;
 
-cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code,
-                                cudaJitOption* jitOptions, void** jitOptionsValues,
-                                unsigned int numJitOptions, cudaLibraryOption* libraryOptions,
-                                void** libraryOptionValues, unsigned int numLibraryOptions) {
+cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code, cudaJitOption* jitOptions,
+                                void** jitOptionsValues, unsigned int numJitOptions,
+                                cudaLibraryOption* libraryOptions, void** libraryOptionValues,
+                                unsigned int numLibraryOptions) {
     return call([&] {
         return cuLibraryLoadData(library, code, reinterpret_cast<CUjit_option*>(jitOptions),
                                  jitOptionsValues, numJitOptions,

@@ -24,8 +24,8 @@ cudaError_t cudaMalloc3D(cudaPitchedPtr* pitchedDevPtr, cudaExtent extent) {
         pitchedDevPtr->xsize = extent.width;
         pitchedDevPtr->ysize = extent.height;
         return cuMemAllocPitch_v2(reinterpret_cast<CUdeviceptr*>(&pitchedDevPtr->ptr),
-                                  &pitchedDevPtr->pitch, extent.width,
-                                  extent.height * extent.depth, 16);
+                                  &pitchedDevPtr->pitch, extent.width, extent.height * extent.depth,
+                                  16);
     });
 }
 
@@ -39,12 +39,12 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 
 cudaError_t cudaMallocManaged(void** devPtr, size_t size, unsigned int flags) {
     if (!devPtr) return finish(cudaErrorInvalidValue);
-    return call([&] {
-        return cuMemAllocManaged(reinterpret_cast<CUdeviceptr*>(devPtr), size, flags);
-    });
+    return call(
+        [&] { return cuMemAllocManaged(reinterpret_cast<CUdeviceptr*>(devPtr), size, flags); });
 }
 
-// ---- host memory ---------------------------------------------------------------------------------
+// ---- host memory
+// ---------------------------------------------------------------------------------
 
 cudaError_t cudaMallocHost(void** ptr, size_t size) {
     if (!ptr) return finish(cudaErrorInvalidValue);
@@ -118,12 +118,12 @@ cudaError_t cudaGetSymbolSize(size_t* size, const void* symbol) {
     });
 }
 
-// ---- pools ---------------------------------------------------------------------------------------
+// ---- pools
+// ---------------------------------------------------------------------------------------
 
 cudaError_t cudaMallocAsync(void** devPtr, size_t size, cudaStream_t hStream) {
-    return call([&] {
-        return cuMemAllocAsync(reinterpret_cast<CUdeviceptr*>(devPtr), size, hStream);
-    });
+    return call(
+        [&] { return cuMemAllocAsync(reinterpret_cast<CUdeviceptr*>(devPtr), size, hStream); });
 }
 
 cudaError_t cudaMallocFromPoolAsync(void** ptr, size_t size, cudaMemPool_t memPool,

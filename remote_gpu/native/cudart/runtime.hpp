@@ -1,7 +1,8 @@
 // The runtime API on the driver API: what all its functions share. One device, the slice's; its
 // primary context becomes current in a thread at the thread's first call that needs one.
 //
-// Knows nothing of sessions and wires: everything goes through documented functions of libcuda.so.1.
+// Knows nothing of sessions and wires: everything goes through documented functions of
+// libcuda.so.1.
 #pragma once
 #include "cuda_functions.hpp"
 #include "cudart_functions.hpp"

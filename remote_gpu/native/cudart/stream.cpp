@@ -109,9 +109,9 @@ cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph
                                           const cudaGraphEdgeData* dependencyData,
                                           size_t numDependencies, cudaStreamCaptureMode mode) {
     return call([&] {
-        return cuStreamBeginCaptureToGraph(
-            stream, graph, dependencies, reinterpret_cast<const CUgraphEdgeData*>(dependencyData),
-            numDependencies, static_cast<CUstreamCaptureMode>(mode));
+        return cuStreamBeginCaptureToGraph(stream, graph, dependencies,
+                                           reinterpret_cast<const CUgraphEdgeData*>(dependencyData),
+                                           numDependencies, static_cast<CUstreamCaptureMode>(mode));
     });
 }
 

@@ -48,7 +48,9 @@ class Channel {
     bool discard(size_t size);
     int error() const { return error_; }
     // Whether bytes wait in the buffer or the transport; never blocks.
-    bool readable() const { return begin_ != end_ || transport_->readable(std::chrono::milliseconds(0)); }
+    bool readable() const {
+        return begin_ != end_ || transport_->readable(std::chrono::milliseconds(0));
+    }
 
   private:
     bool ended(ssize_t received);

@@ -253,7 +253,8 @@ Credentials Credentials::from_environment() {
     }
     if (environment("CARREL_TRANSPORT") != "tcp") {
         c.node_socket = environment("CARREL_NODE_SOCKET");
-        const bool loopback = c.host == "localhost" || c.host == "::1" || c.host.starts_with("127.");
+        const bool loopback =
+            c.host == "localhost" || c.host == "::1" || c.host.starts_with("127.");
         if (c.node_socket.empty() && loopback) c.node_socket = "@carrel-node-" + c.port;
     }
     if (c.lease.empty() || c.lease.size() > kMaxLease)

@@ -117,7 +117,8 @@ bool Resumable::recover_as_client(std::unique_lock<std::mutex>& joining) {
     CARREL_INFO("the connection to the GPU host broke; connecting again");
     const auto until = std::chrono::steady_clock::now() + grace_;
     for (bool final = false; !over_.load();) {
-        if (auto next = grace_ > 0ms ? reconnect_(&final) : nullptr; next && join(std::move(next))) {
+        if (auto next = grace_ > 0ms ? reconnect_(&final) : nullptr;
+            next && join(std::move(next))) {
             return true;
         }
         if (final || std::chrono::steady_clock::now() >= until) {
@@ -288,8 +289,7 @@ void Resumable::keep(std::span<const iovec> parts, uint64_t end) {
 // Returns when the other end has received up to `position`, or must be sent something again. What
 // arrives meanwhile is read, for the other end may be waiting likewise.
 void Resumable::wait_for_ack(uint64_t position) {
-    while (acked_.load() < position && !over_.load() &&
-           generation_.load() == written_to_.load()) {
+    while (acked_.load() < position && !over_.load() && generation_.load() == written_to_.load()) {
         bool looked = false;
         if (receivers_.load() == 0 && receive_.try_lock()) {
             Read result = Read::nothing;

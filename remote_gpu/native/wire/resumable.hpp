@@ -3,8 +3,8 @@
 // received, and what is missing is sent again. Above, nothing is noticed but the time.
 //
 // On a connection, the stream is cut into segments:
-//     u64 size       bytes that follow, kMaxSegment at most; 0: none; kGoodbye: the stream ends here
-//     u64 received   bytes of the other direction that have been received
+//     u64 size       bytes that follow, kMaxSegment at most; 0: none; kGoodbye: the stream ends
+//     here u64 received   bytes of the other direction that have been received
 // A connection that continues a stream begins, at both ends, with a segment of size 0.
 //
 // What has been sent and not acknowledged is kept: up to kKept bytes are copied; more than that is
@@ -33,7 +33,8 @@ class Resumable : public Transport {
     static constexpr size_t kMaxEarly = size_t{64} << 20;  // received while waiting to send
     static constexpr uint64_t kGoodbye = ~uint64_t{0};
 
-    // Makes another connection. Null when it failed; `*final` then says that trying again is no use.
+    // Makes another connection. Null when it failed; `*final` then says that trying again is no
+    // use.
     using Reconnect = std::function<std::unique_ptr<Transport>(bool* final)>;
 
     // The client's end: `reconnect` is tried for as long as `grace`. A thread notices breaks while
@@ -109,8 +110,8 @@ class Resumable : public Transport {
     std::mutex send_;
     std::unique_ptr<std::byte[]> kept_;  // byte n of the stream at n modulo kKept
     Current sending_to_{};
-    uint64_t sent_ = 0;            // end of the stream so far
-    uint64_t written_ = 0;         // given to the connection of `written_to_` up to here
+    uint64_t sent_ = 0;     // end of the stream so far
+    uint64_t written_ = 0;  // given to the connection of `written_to_` up to here
     std::atomic<uint64_t> written_to_{0};
     std::atomic<uint64_t> acked_{0};  // the other end has received up to here
     std::atomic<bool> ack_due_{false};

@@ -10,7 +10,7 @@ struct Options {
     bool describe = false;
     int client_fd = -1;
     std::string transport = "socket";  // what the client socket carries: see wire/connection.hpp
-    double grace_s = 30;  // how long a session outlives its connection
+    double grace_s = 30;               // how long a session outlives its connection
     int control_fd = -1;
     int ledger_fd = -1;
     unsigned ledger_slot = 0;

@@ -207,8 +207,8 @@ TEST(shutting_down_wakes_who_waits_here) {
 
 TEST(a_peer_that_lies_about_its_place_is_gone) {
     std::vector<std::byte> memory(Ring::kMapping + 64);
-    auto* const aligned = reinterpret_cast<std::byte*>(
-        (reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+    auto* const aligned =
+        reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
     Ring ring(aligned);
     auto* const words = reinterpret_cast<std::atomic<uint64_t>*>(aligned);
     words[0].store(uint64_t{1} << 40);  // head: more than the ring holds
