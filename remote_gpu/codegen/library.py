@@ -16,7 +16,8 @@ pointer_mode       true: scalars are on the host or the device by the first hand
 parameters         {parameter's name: how}, for all functions
 calls              rules; the first whose ``functions`` (a regular expression) matches serves:
                    ``parameters``, ``wait`` (true or a condition), ``blocks`` (waits for the GPU),
-                   ``note`` (what is remembered with the handle), ``require`` (else not supported)
+                   ``note`` (what is remembered with the handle), ``require`` (else not supported),
+                   ``memo`` (the answer depends on the arguments and on what was set in them)
 aliases            {type: the handle type that it is, too}
 names              functions that return the name of a status
 texts              {function: a constant text}
@@ -96,8 +97,16 @@ class Function:
     blocks: bool = False
     note: str = ""
     require: str = ""
+    memo: bool = False
     value: Any = None
     text: str | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether the call may change what is answered of its object later."""
+        if any(p.kind in ("mint", "box") for p in self.parameters):
+            return True
+        return bool(re.search(r"Set(?!_?Stream|Workspace|Vector|Matrix)|Derive", self.name))
 
     @property
     def shape(self) -> str:
@@ -208,6 +217,7 @@ def _apply(function: Function, rule: dict[str, Any], shared: dict[str, str], lib
     )
     function.note = str(rule.get("note", ""))
     function.require = str(rule.get("require", ""))
+    function.memo = bool(rule.get("memo"))
     waits = wait is True or any(
         p.kind in ("out", "inout", "result", "inresult") for p in function.parameters
     )
@@ -340,6 +350,7 @@ class Measures:
 def table(lib: Library, shapes: list[str]) -> str:
     """Rows of functions and parameters: what both sides interpret."""
     measures = Measures()
+    memo = any(f.memo for f in lib.functions)
     parameters: list[str] = []
     functions: list[str] = []
     for f in lib.functions:
@@ -357,6 +368,7 @@ def table(lib: Library, shapes: list[str]) -> str:
             ["0"] + (["kForwarded"] if forwarded else []) + (["kBlocks"] if f.blocks else [])
             + (["kStatus"] if f.returns == lib.status_type else [])
             + (["kNotes"] if f.note else []) + (["kRequires"] if f.require else [])
+            + (["kMemo"] if f.memo else []) + (["kTells"] if f.tells and memo else [])
             + (["kSetsStream"] if re.search(r"Set_?Stream", f.name) else [])
         )  # fmt: skip
         functions.append(

@@ -255,6 +255,44 @@ check(cuda.cuCtxSynchronize())
     )
 
 
+def test_the_same_question_is_asked_once(run: Run) -> None:
+    done = run(
+        BLAS
+        + """
+lt = ctypes.CDLL("libcublasLt.so.13")
+def heuristic(bias, workspace, rows=2, transposed=None):
+    desc, la, preference = (c_void_p() for _ in range(3))
+    assert lt.cublasLtMatmulDescCreate(byref(desc), 68, 0) == 0
+    if transposed is not None:
+        value = byref(c_int(transposed))
+        assert lt.cublasLtMatmulDescSetAttribute(desc, 3, value, c_size_t(4)) == 0
+    assert lt.cublasLtMatmulDescSetAttribute(desc, 8, byref(bias), c_size_t(8)) == 0
+    size = c_uint64(rows)
+    assert lt.cublasLtMatrixLayoutCreate(byref(la), 0, size, size, size) == 0
+    assert lt.cublasLtMatmulPreferenceCreate(byref(preference)) == 0
+    most = byref(c_uint64(workspace)), c_size_t(8)
+    assert lt.cublasLtMatmulPreferenceSetAttribute(preference, 1, *most) == 0
+    results, found = (c_uint64 * 12)(), c_int()
+    assert lt.cublasLtMatmulAlgoGetHeuristic(handle, desc, la, la, la, la, preference, 1, results,
+                                             byref(found)) == 0
+    assert found.value == 1 and results[0] == 4711 and results[8] == workspace
+    assert lt.cublasLtMatmulDescDestroy(desc) == 0
+    assert lt.cublasLtMatrixLayoutDestroy(la) == 0
+    assert lt.cublasLtMatmulPreferenceDestroy(preference) == 0
+for each in (A, B, C, A):  # as aligned as each other
+    heuristic(each.address, 1 << 20)
+heuristic(c_void_p(A.address.value + 4), 1 << 20)  # not as aligned
+heuristic(A.address, 1 << 21)
+heuristic(A.address, 1 << 20, rows=3)
+heuristic(A.address, 1 << 20, transposed=1)
+heuristic(A.address, 1 << 20)
+check(cuda.cuCtxSynchronize())
+""",
+        CARREL_TRACE="summary",
+    )
+    assert re.search(r" 9 +5  cublasLtMatmulAlgoGetHeuristic\n", done.stderr), done.stderr
+
+
 def test_threads_with_their_own_handles(run: Run) -> None:
     run(
         BLAS

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "forwarders/memo.hpp"
 #include "wire/log.hpp"
 #include "wire/reader.hpp"
 #include "wire/writer.hpp"
@@ -35,6 +36,7 @@ struct State {
     int open_status = 0;  // what every function returns when the library cannot be had
     std::bitset<kMaxFunctions> there;
     std::array<std::atomic<bool>, kMaxFunctions> told{};
+    Memo memo;
     std::mutex mutex;
     std::map<uint32_t, uint64_t> streams;  // of handles, as the program gave them
     std::map<uint64_t, uint32_t> boxes;    // names by the address of the program's memory
@@ -91,6 +93,14 @@ class Call {
         for (uint16_t i = 0; i < row_.count; ++i) put_word(i);
         for (uint16_t i = row_.count; i-- > 0;) put_memory(i);
         waits_ = waits_ || measure(row_.wait) != 0;
+        if (row_.flags & library::kMemo) {
+            Answer known;
+            question_ = question(number);
+            if (state().memo.find(question_, &known)) {
+                bridge_.trace(row_.name, 0);
+                return repeat(known);
+            }
+        }
         bridge_.trace(row_.name, waits_);
         uint64_t result = 0;
         int trouble = 0;
@@ -143,6 +153,52 @@ class Call {
         size_t size;
     };
 
+    bool describes() const { return row_.flags & (library::kTells | library::kMemo); }
+
+    std::string question(uint16_t number) const {
+        std::string all(reinterpret_cast<const char*>(&number), sizeof number);
+        return all.append(said_);
+    }
+
+    uint64_t repeat(const Answer& known) {
+        for (size_t i = 0; i < outputs_.size() && i < known.outputs.size(); ++i) {
+            const std::string& bytes = known.outputs[i];
+            std::memcpy(reinterpret_cast<void*>(outputs_[i].address), bytes.data(),
+                        std::min(bytes.size(), outputs_[i].size));
+        }
+        return known.result;
+    }
+
+    // For the memo: what the call says, whatever its objects are called.
+    void say(const void* data, size_t size) {
+        if (describes()) said_.append(static_cast<const char*>(data), size);
+    }
+    void say_data(uint64_t address, size_t size) {
+        if (!describes()) return;
+        uint64_t value = 0;
+        if (size == sizeof value) {
+            std::memcpy(&value, reinterpret_cast<const void*>(address), sizeof value);
+            if (value && bridge_.device(reinterpret_cast<const void*>(value))) {
+                say_address(value);
+                return;
+            }
+        }
+        say(reinterpret_cast<const void*>(address), size);
+    }
+    void say_address(uint64_t address) {
+        const uint64_t low = address | 256;  // more makes no difference
+        const uint64_t alignment = low & (~low + 1);
+        const uint64_t token = address ? 0xA11600000000 + alignment : 0;
+        say(&token, sizeof token);
+    }
+    void say_state(uint32_t name) {
+        if (!describes() || !name) return;
+        const std::string told = state().memo.state(name);
+        const uint64_t size = told.size();
+        say(&size, sizeof size);
+        say(told.data(), told.size());
+    }
+
     int64_t measure(uint16_t which) const { return lib_.measure(which, a_, notes_); }
 
     // The name behind a handle of this kind. With `tolerant`, 0 is returned for none.
@@ -190,10 +246,13 @@ class Call {
         switch (p.kind) {
             case Kind::value:
                 w_.raw(p.width > 8 ? reinterpret_cast<const void*>(a_[i]) : &a_[i], p.width);
+                say(p.width > 8 ? reinterpret_cast<const void*>(a_[i]) : &a_[i], p.width);
                 break;
             case Kind::handle:
             case Kind::gone:
                 w_.put(names_[i]);
+                // A setter's own object is what it changes, not what it depends on.
+                if (row_.flags & library::kMemo || i > 0) say_state(names_[i]);
                 break;
             case Kind::mint:
             case Kind::box:
@@ -208,6 +267,7 @@ class Call {
             }
             case Kind::device:
                 w_.put(a_[i]);
+                say_address(a_[i]);
                 break;
             case Kind::null:
                 if (a_[i]) throw Refused{lib_.not_supported};
@@ -277,13 +337,16 @@ class Call {
         } else {
             bytes = std::max<int64_t>(0, measure(p.size));
         }
+        say(&bytes, sizeof bytes);
         if (!address && !(p.kind == Kind::scratch && bytes)) {
             w_.put(Place::none);
+            say("-", 1);
             return;
         }
         if (library::either_place(p.kind) && on_device(address)) {
             w_.put(Place::device);
             w_.put(address);
+            say_address(address);
             return;
         }
         if (static_cast<uint64_t>(bytes) > library::most(p.kind)) throw Refused{lib_.not_supported};
@@ -303,7 +366,10 @@ class Call {
             put_streams(address, size);
             return;
         }
-        if (library::reads(p.kind)) w_.raw(reinterpret_cast<const void*>(address), size);
+        if (library::reads(p.kind)) {
+            w_.raw(reinterpret_cast<const void*>(address), size);
+            say_data(address, size);
+        }
         if (library::writes(p.kind)) {
             outputs_.push_back({address, size});
             waits_ = true;
@@ -351,6 +417,9 @@ class Call {
         result_ = in.get<uint64_t>();
         for (const Output& output : outputs_) {
             const auto bytes = in.bytes();
+            if (row_.flags & library::kMemo)
+                answer_.outputs.emplace_back(reinterpret_cast<const char*>(bytes.data()),
+                                             bytes.size());
             std::memcpy(reinterpret_cast<void*>(output.address), bytes.data(),
                         std::min(bytes.size(), output.size));
         }
@@ -358,7 +427,12 @@ class Call {
 
     // What changes here once the call is out, or has succeeded.
     void finish() {
+        if (row_.flags & library::kMemo && waits_) {
+            answer_.result = result_;
+            state().memo.keep(std::move(question_), std::move(answer_));
+        }
         for (const auto& [name, at] : minted_) {
+            if (row_.flags & library::kTells) tell(name);
             const uint64_t handle = CARREL_HANDLE_BASE | name;
             if (at.integer) {
                 std::memcpy(reinterpret_cast<void*>(at.address), &name, sizeof name);
@@ -371,6 +445,7 @@ class Call {
             const Kind kind = parameters_[i].kind;
             if (kind == Kind::gone && names_[i]) {
                 bridge_.retire(names_[i]);
+                state().memo.forget(names_[i]);
                 const std::lock_guard lock(state().mutex);
                 state().streams.erase(names_[i]);
                 state().boxes.erase(a_[i]);
@@ -381,6 +456,7 @@ class Call {
                 state().streams[first] = a_[i];
             }
         }
+        if ((row_.flags & library::kTells) && first && minted_.empty()) tell(first);
         if ((row_.flags & library::kNotes) && first) {
             const int64_t note = measure(row_.note);
             if (note != library::keep) bridge_.note(first, static_cast<uint32_t>(note));
@@ -391,6 +467,15 @@ class Call {
             const uint64_t stream = known == state().streams.end() ? 0 : known->second;
             std::memcpy(reinterpret_cast<void*>(stream_out_), &stream, sizeof stream);
         }
+    }
+
+    // An attribute replaces what was said of the same attribute: it is the second argument.
+    void tell(uint32_t name) {
+        uint64_t kind = reinterpret_cast<uint64_t>(&row_);
+        if (row_.count > 1 && parameters_[1].kind == Kind::value &&
+            std::strstr(row_.name, "Attribute"))
+            kind ^= (a_[1] + 1) << 48;
+        state().memo.tell(name, kind, said_);
     }
 
     const LibraryRow& lib_;
@@ -405,6 +490,9 @@ class Call {
     uint64_t stream_out_ = 0;
     uint64_t result_ = 0;
     bool waits_ = false;
+    std::string said_;      // for the memo
+    std::string question_;  // what an answer is kept under
+    Answer answer_;
     wire::Writer w_;
 };
 

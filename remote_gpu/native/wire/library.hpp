@@ -89,6 +89,8 @@ inline constexpr uint16_t kStatus = 4;  // returns the library's status
 inline constexpr uint16_t kNotes = 8;
 inline constexpr uint16_t kRequires = 16;
 inline constexpr uint16_t kSetsStream = 32;
+inline constexpr uint16_t kTells = 64;  // changes what is answered of its first handle
+inline constexpr uint16_t kMemo = 128;  // the same question always has the same answer
 
 struct FunctionRow {
     const char* name;
