@@ -56,6 +56,7 @@ LIBRARIES = (
     "cupti", "nvshmem", "cufile",
 )  # fmt: skip
 
+MAX_ARGUMENTS = 48  # as in wire/library.hpp
 STREAMS = ("cudaStream_t", "CUstream")
 KINDS = (
     "value", "handle", "mint", "box", "gone", "stream", "stream_out", "device", "string", "null",
@@ -274,6 +275,8 @@ def load(name: str) -> Library:
                     break
         if f.call == "unsupported":
             f.value = calls.get("outputs", {}).get(function)
+        if len(parameters) > MAX_ARGUMENTS:
+            sys.exit(f"{name}: {function} has more than {MAX_ARGUMENTS} parameters (library.hpp)")
         lib.functions.append(f)
     for number, (_, rule) in enumerate(rules):
         if number not in used:

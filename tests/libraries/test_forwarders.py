@@ -331,6 +331,39 @@ def test_every_import_resolves(name: str) -> None:
         assert not missing, f"{soname} lacks {sorted(missing)}"
 
 
+def test_the_audit_library_redirects_every_library() -> None:
+    text = (ROOT / "remote_gpu/native/audit/audit.c").read_text()
+    for name in library.LIBRARIES:
+        for soname in library.load(name).sonames.values():
+            assert f'{{"{soname}", "{soname}"}}' in text, f"{soname} is not redirected"
+
+
+def test_rules_that_cannot_hold_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The generator takes no description for granted."""
+    for name in ("cufft.yaml", "cufft_calls.yaml"):
+        (tmp_path / name).write_text((library.API / name).read_text())
+    monkeypatch.setattr(library, "API", tmp_path)
+    assert library.load("cufft").kinds()["cufftXtExec"] == "async"
+    calls = tmp_path / "cufft_calls.yaml"
+    good = calls.read_text()
+    for rule, complaint in (
+        ("{functions: cufftNothing}", "matches no function"),
+        ("{functions: cufftXtSetGPUs, parameters: {whichGPUs: sideways}}", "no way to travel"),
+        ("{functions: cufftXtMemcpy, parameters: {dstPointer: out}}", "how many bytes"),
+    ):
+        calls.write_text(good + f"  - {rule}\n")
+        with pytest.raises(SystemExit, match=complaint):
+            library.load("cufft")
+    calls.write_text(
+        good + "  - {functions: cufftXtSetGPUs, parameters: {whichGPUs: in 4 * many}}\n"
+    )
+    broken = library.load("cufft")
+    with pytest.raises(SystemExit, match="many"):
+        library.table(broken, [function.shape for function in broken.functions])
+
+
 def test_descriptions_are_for_what_torch_needs() -> None:
     """The imports are recorded for PyTorch, JAX and CuPy."""
     clients: set[str] = set()

@@ -47,6 +47,14 @@ State& state() {
     return *it;
 }
 
+// The message of the calling thread's call: its memory serves the next one, too.
+wire::Writer& message() {
+    static thread_local wire::Writer writer;
+    writer.clear();
+    writer.shrink(size_t{64} << 10);
+    return writer;
+}
+
 // Asks once which functions the GPU host's library has.
 void open(const LibraryRow& lib, const carrel_bridge& b) {
     State& s = state();
@@ -493,7 +501,7 @@ class Call {
     std::string said_;      // for the memo
     std::string question_;  // what an answer is kept under
     Answer answer_;
-    wire::Writer w_;
+    wire::Writer& w_ = message();
 };
 
 uint64_t status(const FunctionRow& row, int value) {
