@@ -7,6 +7,7 @@
 #include "client/forward.hpp"
 #include "client/graph.hpp"
 #include "client/memory.hpp"
+#include "client/pool.hpp"
 #include "cuda_functions.hpp"
 
 namespace carrel::client {
@@ -59,6 +60,7 @@ CUresult check(CUdevice device) {
 CUresult reset_primary() {
     forget_captures();
     forget_graphs();
+    forget_pools();
     forget_mirrors();
     memory_forget_all();
     handles().erase_context(wire::kPrimaryContext);

@@ -12,6 +12,7 @@
 #include "client/arena.hpp"
 #include "client/forward.hpp"
 #include "client/graph.hpp"
+#include "client/pool.hpp"
 #include "cuda_functions.hpp"
 #include "wire/log.hpp"
 
@@ -195,11 +196,6 @@ uint64_t used_device_bytes() {
     return arena ? arena->used() : 0;
 }
 
-uint64_t peak_device_bytes() {
-    const std::lock_guard lock(mutex);
-    return arena ? arena->peak() : 0;
-}
-
 void trim_device(uint64_t keep) {
     const std::lock_guard lock(mutex);
     if (arena) release(keep);
@@ -245,6 +241,7 @@ CUresult CUDAAPI cuMemFree_v2(CUdeviceptr dptr) {
     trace(Call::cuMemFree_v2, false);
     if (const CUresult bad = refuse_unsafe_call()) return bad;
     forget_graph_memory(dptr);
+    forget_pool_memory(dptr);
     if (mirrors_exist() && dptr) {
         const auto mirror = find_mirror(dptr);
         if (mirror && mirror->kind == MirrorKind::managed)

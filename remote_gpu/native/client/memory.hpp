@@ -22,9 +22,8 @@ CUresult allocate_device(uint64_t bytes, CUdeviceptr* out);
 CUresult free_device(CUdeviceptr pointer);
 // Bytes that are mapped for this process and not allocated.
 uint64_t idle_device_bytes();
-// Bytes allocated now, and the most there ever were.
+// Bytes allocated now.
 uint64_t used_device_bytes();
-uint64_t peak_device_bytes();
 // Gives unused memory back to the slice.
 void trim_device(uint64_t keep);
 

@@ -1,7 +1,11 @@
 // Memory pools and stream-ordered allocation, on the same arena as everything else: an allocation
 // is usable at once, and freed memory waits for other streams before it is handed out again.
+#include "client/pool.hpp"
+
+#include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <unordered_map>
 
 #include "client/forward.hpp"
 #include "client/graph.hpp"
@@ -19,6 +23,10 @@ struct Pool {
     int reuse[4] = {0, 1, 1, 1};  // by attribute number
     CUmemoryPool handle = nullptr;
     bool is_default = false;
+    uint64_t max_bytes = 0;  // 0: no bound of its own
+    uint64_t used = 0;       // bytes allocated now, and the most since that was reset
+    uint64_t used_high = 0;
+    uint64_t reserved_high = 0;
 };
 
 Pool* make_pool(bool is_default) {
@@ -41,32 +49,97 @@ Pool* find_pool(CUmemoryPool handle) {
                                               : nullptr;
 }
 
-CUresult check(CUdevice device) {
-    if (const CUresult bad = session().status()) return bad;
-    return device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
-}
-
 bool known_stream(CUstream stream) {
     return reinterpret_cast<uint64_t>(stream) <= wire::kPerThreadStream ||
            handles().kind(Handles::name(stream)) == Kind::stream;
 }
 
-}  // namespace
+// What was allocated from which pool.
+struct Owned {
+    Pool* pool;
+    uint64_t bytes;
+};
+std::mutex owned_mutex;
+std::unordered_map<CUdeviceptr, Owned> owned;
 
-CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
-    if (!known_stream(hStream)) return CUDA_ERROR_INVALID_HANDLE;
+Pool* current_pool() {
+    Pool* const set = current.load();
+    return set ? set : default_pool();
+}
+
+// Memory that no allocation uses is anybody's; the default pool says that it is its own.
+uint64_t reserved(const Pool& pool) {
+    return pool.used + (pool.is_default ? idle_device_bytes() : 0);
+}
+
+CUresult allocate(Pool& pool, size_t bytes, CUdeviceptr* out, CUstream stream) {
+    if (!known_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (captures_exist()) {
         bool captured = false;
-        if (const CUresult bad = check_capture(hStream, &captured)) return bad;
-        if (captured) return capture_allocation(bytesize, dptr, hStream);
+        if (const CUresult bad = check_capture(stream, &captured)) return bad;
+        if (captured) return capture_allocation(bytes, out, stream);
     }
-    return allocate_device(bytesize, dptr);
+    {
+        const std::lock_guard lock(pool.mutex);
+        if (pool.max_bytes && bytes > pool.max_bytes - std::min(pool.used, pool.max_bytes)) {
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        }
+    }
+    if (const CUresult bad = allocate_device(bytes, out)) return bad;
+    {
+        const std::lock_guard lock(owned_mutex);
+        owned[*out] = {&pool, bytes};
+        detail::pool_memory.store(true, std::memory_order_relaxed);
+    }
+    const std::lock_guard lock(pool.mutex);
+    pool.used += bytes;
+    pool.used_high = std::max(pool.used_high, pool.used);
+    pool.reserved_high = std::max(pool.reserved_high, reserved(pool));
+    return CUDA_SUCCESS;
+}
+
+CUresult check(CUdevice device) {
+    if (const CUresult bad = session().status()) return bad;
+    return device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+}  // namespace
+
+namespace carrel::client {
+
+void detail::forget_pool_memory(CUdeviceptr pointer) {
+    Owned gone;
+    {
+        const std::lock_guard lock(owned_mutex);
+        const auto found = owned.find(pointer);
+        if (found == owned.end()) return;
+        gone = found->second;
+        owned.erase(found);
+    }
+    const std::lock_guard lock(gone.pool->mutex);
+    gone.pool->used -= gone.bytes;
+}
+
+void forget_pools() {
+    const std::lock_guard lock(owned_mutex);
+    for (const auto& [pointer, each] : owned) {
+        const std::lock_guard inner(each.pool->mutex);
+        each.pool->used -= each.bytes;
+    }
+    owned.clear();
+}
+
+}  // namespace carrel::client
+
+CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
+    if (const CUresult bad = session().status()) return bad;
+    return allocate(*current_pool(), bytesize, dptr, hStream);
 }
 
 CUresult CUDAAPI cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
                                          CUstream hStream) {
-    if (!find_pool(pool)) return CUDA_ERROR_INVALID_HANDLE;
-    return cuMemAllocAsync(dptr, bytesize, hStream);
+    Pool* const known = find_pool(pool);
+    return known ? allocate(*known, bytesize, dptr, hStream) : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
@@ -77,6 +150,7 @@ CUresult CUDAAPI cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
         if (captured) return capture_release(dptr, hStream);
     }
     forget_graph_memory(dptr);
+    forget_pool_memory(dptr);
     return free_device(dptr);
 }
 
@@ -90,8 +164,7 @@ CUresult CUDAAPI cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice dev)
 CUresult CUDAAPI cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev) {
     if (const CUresult bad = check(dev)) return bad;
     if (!pool) return CUDA_ERROR_INVALID_VALUE;
-    const Pool* set = current.load();
-    *pool = (set ? set : default_pool())->handle;
+    *pool = current_pool()->handle;
     return CUDA_SUCCESS;
 }
 
@@ -109,7 +182,11 @@ CUresult CUDAAPI cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolP
     if (poolProps->handleTypes || poolProps->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
         return CUDA_ERROR_NOT_SUPPORTED;
     }
-    *pool = make_pool(false)->handle;
+    if (poolProps->allocType != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
+    if (poolProps->location.id != 0) return CUDA_ERROR_INVALID_DEVICE;
+    Pool* const made = make_pool(false);
+    made->max_bytes = poolProps->maxSize;
+    *pool = made->handle;
     return CUDA_SUCCESS;
 }
 
@@ -143,8 +220,13 @@ CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute at
             known->release_threshold = *static_cast<cuuint64_t*>(value);
             return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+            if (*static_cast<cuuint64_t*>(value)) return CUDA_ERROR_INVALID_VALUE;
+            known->reserved_high = reserved(*known);
+            return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
-            return *static_cast<cuuint64_t*>(value) ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+            if (*static_cast<cuuint64_t*>(value)) return CUDA_ERROR_INVALID_VALUE;
+            known->used_high = known->used;
+            return CUDA_SUCCESS;
         default:
             return CUDA_ERROR_INVALID_VALUE;
     }
@@ -166,14 +248,16 @@ CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute at
             *wide = known->release_threshold;
             return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
-            *wide = used_device_bytes() + idle_device_bytes();
+            *wide = reserved(*known);
             return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
-            *wide = used_device_bytes();
+            *wide = known->used;
             return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+            *wide = std::max(known->reserved_high, reserved(*known));
+            return CUDA_SUCCESS;
         case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
-            *wide = peak_device_bytes();
+            *wide = known->used_high;
             return CUDA_SUCCESS;
         default:
             return CUDA_ERROR_INVALID_VALUE;

@@ -115,11 +115,6 @@ void Activity::release() {
     captures_ = nullptr;
 }
 
-bool Activity::held() {
-    const std::lock_guard lock(mutex_);
-    return captures_ != nullptr;
-}
-
 uint64_t Activity::busy_us() {
     const std::lock_guard lock(mutex_);
     return busy_us_ + (busy_.empty() ? 0 : now_us() - busy_since_);

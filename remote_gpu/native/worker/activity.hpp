@@ -42,7 +42,6 @@ class Activity {
     // watching thread asks nothing, and check() leaves out streams for which `captures` holds.
     void hold(std::function<bool(CUstream)> captures);
     void release();
-    bool held();
 
     uint64_t busy_us();
     // Milliseconds since anything happened; 0 while work runs.

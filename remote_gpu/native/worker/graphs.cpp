@@ -61,7 +61,7 @@ void Graphs::put(wire::Writer& out, std::span<const CUgraphNode> nodes) {
         if (!name_of(node)) unnamed.push_back(node);
     uint64_t token = 0;
     if (!unnamed.empty()) {
-        if (unnamed_.size() >= 4096) throw wire::Malformed("nodes are asked for and never named");
+        if (unnamed_.size() >= 256) throw wire::Malformed("nodes are asked for and never named");
         unnamed_[token = ++last_token_] = std::move(unnamed);
     }
     out.put(token);
@@ -129,6 +129,7 @@ void Graphs::collect() {
     }
     for (Kept* kept : gone) {
         by_ticket_.erase(kept->ticket.number);
+        buffer_bytes_ -= kept->buffer.size();
         delete kept;
     }
 }
@@ -144,6 +145,7 @@ CUresult Graphs::keep(CUgraph graph, std::unique_ptr<Kept> kept, Kept** out) {
     if (made != CUDA_SUCCESS) return made;
     Kept* const raw = kept.release();
     by_ticket_[raw->ticket.number] = raw;
+    buffer_bytes_ += raw->buffer.size();
     raw->object = object;
     const CUresult retained = invoke(driver_.cuGraphRetainUserObject, graph, object, 1u,
                                      static_cast<unsigned>(CU_GRAPH_USER_OBJECT_MOVE));
@@ -191,6 +193,8 @@ CUresult Graphs::capture_host_call(CUstream stream, uint64_t ticket) {
 CUresult Graphs::capture_copy(CUstream stream, bool to_host, CUdeviceptr device, uint64_t bytes,
                               uint64_t ticket) {
     if (!bytes || bytes > kMaxCopy) return CUDA_ERROR_NOT_SUPPORTED;
+    collect();
+    if (bytes > kMaxBuffers - buffer_bytes_) return CUDA_ERROR_OUT_OF_MEMORY;
     const CUgraph graph = graph_of(stream);
     if (!graph) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     auto made = std::make_unique<Kept>();

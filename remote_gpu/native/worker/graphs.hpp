@@ -26,7 +26,8 @@ namespace carrel::worker {
 
 class Graphs {
   public:
-    static constexpr uint64_t kMaxCopy = uint64_t{256} << 20;  // bytes of one copy in a graph
+    static constexpr uint64_t kMaxCopy = uint64_t{256} << 20;   // bytes of one copy in a graph
+    static constexpr uint64_t kMaxBuffers = uint64_t{1} << 30;  // bytes of all of them
 
     Graphs(const DriverTable& driver, Objects& objects, HostCalls& host_calls, Outbox& outbox)
         : driver_(driver), objects_(objects), host_calls_(host_calls), outbox_(outbox) {}
@@ -94,6 +95,7 @@ class Graphs {
     std::unordered_map<uint64_t, std::vector<CUgraphNode>> unnamed_;  // by token
     uint64_t last_token_ = 0;
     std::unordered_map<uint64_t, Kept*> by_ticket_;
+    uint64_t buffer_bytes_ = 0;
     std::mutex mutex_;  // guards dropped_: the driver tells from a thread of its own
     std::vector<Kept*> dropped_;
 };
