@@ -228,6 +228,42 @@ def nodes_by_hand(function, context) -> None:
     ok(driver.cuGraphExecDestroy(executable))
 
 
+def threads_capture_at_once(function) -> None:
+    """Each with pending work in the stream that it captures, and work in another meanwhile."""
+    context = ok(driver.cuCtxGetCurrent())
+    pairs = [(Adder(function), Adder(function)) for _ in range(3)]
+    rounds = 25
+    done = []
+
+    def work(captured: Adder, other: Adder) -> None:
+        ok(driver.cuCtxSetCurrent(context))
+        stream, aside = ok(driver.cuStreamCreate(1)), ok(driver.cuStreamCreate(1))
+        for _ in range(rounds):
+            captured.launch(stream, 1)
+            other.launch(aside, 1)
+            ok(driver.cuStreamBeginCapture(stream, Mode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+            captured.launch(stream, 1)
+            other.launch(aside, 1)
+            graph, executable = end(stream)
+            ok(driver.cuGraphLaunch(executable, stream))
+            ok(driver.cuGraphLaunch(executable, stream))
+            ok(driver.cuGraphExecDestroy(executable))
+            ok(driver.cuGraphDestroy(graph))
+        ok(driver.cuStreamSynchronize(stream))
+        ok(driver.cuStreamSynchronize(aside))
+        done.append(captured)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == len(pairs)
+    for captured, other in pairs:
+        assert captured.value() == 3 * rounds
+        assert other.value() == 2 * rounds
+
+
 def user_objects(function) -> None:
     adder = Adder(function)
     stream = ok(driver.cuStreamCreate(1))
@@ -330,6 +366,7 @@ def main() -> None:
     host_memory_at_each_replay(function)
     memory_of_a_graph(function)
     nodes_by_hand(function, context)
+    threads_capture_at_once(function)
     user_objects(function)
     errors(function)
     ok(driver.cuDevicePrimaryCtxRelease(ok(driver.cuDeviceGet(0))))
