@@ -5,6 +5,7 @@ One function builds it for ``carrel-run``, the hub's spawner and the kernel prov
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -68,6 +69,18 @@ def search_path(base: Mapping[str, str]) -> str:
     path = [str(SLICE_BIN), *base.get("PATH", os.defpath).split(os.pathsep)]
     scripts = str(Path(sys.executable).parent)
     return os.pathsep.join(path if scripts in path else [*path, scripts])
+
+
+def openblas() -> Path | None:
+    """The OpenBLAS of the ``scipy-openblas64`` package: it multiplies the software GPU's matrices.
+
+    None without the package; products then take a plain way, correct and slow.
+    """
+    package = importlib.util.find_spec("scipy_openblas64")
+    if package is None or package.origin is None:
+        return None
+    library = Path(package.origin).parent / "lib" / "libscipy_openblas64_.so"
+    return library if library.exists() else None
 
 
 def without_slice(base: Mapping[str, str]) -> dict[str, str]:

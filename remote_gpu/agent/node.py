@@ -78,6 +78,8 @@ class Node:
         self._env = worker_environment(os.environ)
         if software:
             self._env["CARREL_SOFTGPU"] = software
+            if openblas := environment.openblas():
+                self._env["CARREL_OPENBLAS"] = str(openblas)
         self.protocol = bytes.fromhex(describe_worker(self._command, self._env)["protocol"])
         raise_descriptor_limit()
         self._door = FrontDoor(self, ip, port)
