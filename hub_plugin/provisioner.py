@@ -38,6 +38,7 @@ class CarrelProvisioner(LocalProvisioner):
                 env["CARREL_LEASE_KEY"],
                 name=session_name(env.get("JPY_SESSION_NAME", ""), Path.home()),
                 base=env,
+                software=env.get("CARREL_SOFTWARE_GPU") == "1",
             )
         return kwargs
 

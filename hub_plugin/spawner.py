@@ -74,6 +74,7 @@ class GPULeaseMixin(_Base):  # type: ignore[misc]
     # What this start holds. Reset by every start, so that nothing leaks into the next.
     _lease_id: str = ""
     _credentials: Credentials | None = None
+    _software_gpu = False
     _taking: asyncio.Task[Any] | None = None
     _heartbeats: asyncio.Task[None] | None = None
     _steps: tuple[str, ...] = ()
@@ -105,7 +106,13 @@ class GPULeaseMixin(_Base):  # type: ignore[misc]
 
     def gpu_environment(self, credentials: Credentials, env: dict[str, str]) -> dict[str, str]:
         """``env`` with the slice in it. For a server that runs elsewhere, override this."""
-        return slice_environment(credentials.endpoint, credentials.lease, credentials.key, base=env)
+        return slice_environment(
+            credentials.endpoint,
+            credentials.lease,
+            credentials.key,
+            base=env,
+            software=self._software_gpu,
+        )
 
     def _broker(self, timeout_s: float = 10.0) -> AsyncBrokerClient:
         return AsyncBrokerClient(self.broker_url, self.broker_token, timeout_s)
@@ -227,6 +234,7 @@ class GPULeaseMixin(_Base):  # type: ignore[misc]
                 )
                 lease = await asyncio.shield(self._taking)
                 self._lease_id = lease.id
+                self._software_gpu = lease.gpu.software
                 self._tell(f"Granted: a slice of {lease.gpu.model} on {lease.gpu.node}")
                 self._keep()
                 await broker.wait_active(lease.id, self.gpu_ready_timeout_s)

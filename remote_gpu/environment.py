@@ -26,8 +26,22 @@ VARIABLES = (
     "CARREL_LEASE",
     "CARREL_LEASE_KEY",
     "CARREL_SESSION_NAME",
+    "CARREL_SOFTWARE_GPU",
     "LD_AUDIT",
 )
+#: What programs need besides, on any slice; a value of the user's own stays. Triton looks for a
+#: driver before it compiles; CuPy's CUB has a CUDA runtime of its own inside, so it is left out.
+HINTS = {
+    "TRITON_LIBCUDA_PATH": str(CLIENT_LIB),
+    "CUPY_ACCELERATORS": "",
+}
+#: The same on a software GPU, which executes PTX and no machine code.
+SOFTWARE_HINTS = {
+    "TRITON_PTXAS_PATH": str(SLICE_BIN / "carrel-copy-ptx"),
+    "CUPY_COMPILE_WITH_PTX": "1",
+}
+#: Programs must load the CUDA runtime, not contain it: nvcc's default is the other way.
+NVCC_FLAGS = "-cudart shared"
 
 
 def slice_environment(
@@ -36,6 +50,7 @@ def slice_environment(
     key: str,
     name: str | None = None,
     base: Mapping[str, str] | None = None,
+    software: bool = False,
 ) -> dict[str, str]:
     """A copy of ``base`` (default: this process's environment) with the slice in it.
 
@@ -44,6 +59,7 @@ def slice_environment(
         lease: the lease's id.
         key: the lease's key, 64 hexadecimal digits. A secret: never log the result.
         name: a label for the sessions, such as a notebook's path.
+        software: whether the GPU is a software GPU, for which programs must hand over PTX.
 
     Raises:
         FileNotFoundError: the client libraries have not been built.
@@ -61,7 +77,19 @@ def slice_environment(
     others = [entry for entry in env.get("LD_AUDIT", "").split(":") if entry]
     env["LD_AUDIT"] = ":".join([str(AUDIT_LIBRARY), *others])
     env["PATH"] = search_path(env)
+    if software:
+        env["CARREL_SOFTWARE_GPU"] = "1"
+    for variable, value in hints(software).items():
+        env.setdefault(variable, value)
+    flags = env.get("NVCC_APPEND_FLAGS", "")
+    if "cudart" not in flags:  # the user's own choice stays
+        env["NVCC_APPEND_FLAGS"] = f"{flags} {NVCC_FLAGS}".strip()
     return env
+
+
+def hints(software: bool) -> dict[str, str]:
+    """The variables that tell libraries how to work on a slice."""
+    return HINTS | SOFTWARE_HINTS if software else dict(HINTS)
 
 
 def search_path(base: Mapping[str, str]) -> str:
@@ -86,6 +114,13 @@ def openblas() -> Path | None:
 def without_slice(base: Mapping[str, str]) -> dict[str, str]:
     """A copy of ``base`` with no slice in it: for workers, and for servers without a GPU."""
     env = {name: value for name, value in base.items() if name not in VARIABLES}
+    for variable, value in hints(software=True).items():
+        if env.get(variable) == value:
+            del env[variable]
+    if flags := env.get("NVCC_APPEND_FLAGS", "").removesuffix(NVCC_FLAGS).strip():
+        env["NVCC_APPEND_FLAGS"] = flags
+    else:
+        env.pop("NVCC_APPEND_FLAGS", None)
     others = [
         entry
         for entry in base.get("LD_AUDIT", "").split(":")

@@ -219,7 +219,9 @@ async def _run_private(arguments: argparse.Namespace, signals: Signals) -> int:
         key = secrets.token_bytes(32)
         lease = f"private-{secrets.token_hex(4)}"
         node.admit(lease, key, gpu.uuid, vram_mib, tflops, math.inf)
-        env = environment.slice_environment(node.endpoint, lease, key.hex(), arguments.name)
+        env = environment.slice_environment(
+            node.endpoint, lease, key.hex(), arguments.name, software=gpu.software
+        )
         return await _run_program(arguments.command, env, signals)
     finally:
         await node.close("the program has ended")
@@ -258,7 +260,11 @@ async def _run_leased(arguments: argparse.Namespace, signals: Signals) -> int:
                 await broker.wait_active(lease.id, _ATTACH_TIMEOUT_S)
                 credentials = await broker.credentials(lease.id)
                 env = environment.slice_environment(
-                    credentials.endpoint, credentials.lease, credentials.key, arguments.name
+                    credentials.endpoint,
+                    credentials.lease,
+                    credentials.key,
+                    arguments.name,
+                    software=lease.gpu.software,
                 )
                 heart = asyncio.create_task(
                     _heartbeat(broker, lease.id, lease.expires_at.timestamp())
