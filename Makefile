@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROXY := .cache/node/node_modules/.bin/configurable-http-proxy
 NATIVE := remote_gpu/native
+TORCH := .venv-torch
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native fuzz lint format bench gpu conformance build chromium postgresql screenshots wheel clean
+.PHONY: help demo test test-torch torch-wheel test-native fuzz lint format bench gpu conformance build chromium postgresql screenshots wheel clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -47,6 +48,18 @@ screenshots: build $(PROXY) chromium ## take the README's pictures from a runnin
 
 test: build $(PROXY) chromium postgresql ## the default test suite; no GPU needed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Stock PyTorch for CUDA without NVIDIA's libraries, which Carrel's stand for; NVRTC needs no GPU.
+$(TORCH)/.installed:
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install -q --no-deps 'torch>=2.15,<2.16' 'triton>=3.9,<3.10' 'nvidia-cuda-nvrtc>=13,<14'
+	$(TORCH)/bin/python -m pip install -q filelock fsspec jinja2 networkx numpy setuptools sympy typing_extensions
+	touch $@
+
+torch-wheel: $(TORCH)/.installed
+
+test-torch: build torch-wheel ## stock PyTorch on the software GPU; installs its CUDA wheel (large)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -o addopts="-ra --import-mode=importlib" tests/torch $(ARGS)
 
 test-native: $(VENV)/.installed ## native tests under ASan and UBSan, then under TSan
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/native/run.sh address,undefined

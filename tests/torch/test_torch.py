@@ -1,0 +1,60 @@
+"""Stock PyTorch's CUDA wheel on a software GPU, through carrel-run. Its own lane, for the wheel is
+large: ``make test-torch``.
+
+PyTorch's own kernels are machine code, which a software GPU refuses; what computes here is compiled
+by torch.compile through Triton to PTX, or a product of cuBLAS.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TORCH_PYTHON = Path(os.environ.get("CARREL_TORCH_PYTHON", ROOT / ".venv-torch" / "bin" / "python"))
+SECONDS = 560
+
+pytestmark = pytest.mark.timeout(SECONDS + 30)
+
+
+def run(program: str, *arguments: str, cache: Path) -> str:
+    """Runs a program of this folder on a slice; its output."""
+    assert TORCH_PYTHON.exists(), f"{TORCH_PYTHON} is missing: run make test-torch"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=1GiB", "--",
+            str(TORCH_PYTHON), str(HERE / program), *arguments,
+        ],
+        env={
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "PYTHONPATH": str(ROOT),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+        },
+        cwd=cache,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["properties", "copies", "streams", "pinned", "allocator", "out_of_memory", "products"],
+)
+def test_device(subject: str, tmp_path: Path) -> None:
+    assert f"{subject}: well" in run("device.py", subject, cache=tmp_path)
+
+
+@pytest.mark.parametrize("model", ["mlp", "transformer"])
+def test_training_agrees_with_the_cpu(model: str, tmp_path: Path) -> None:
+    """Ten steps of a compiled model; the losses as on the CPU, to 1e-4."""
+    assert "10 losses agree" in run("training.py", model, cache=tmp_path)
