@@ -68,15 +68,14 @@ def allocator() -> None:
     for step in range(300):
         size = (step * 7919) % (6 * MIB) + 1
         kept[step % 40] = (torch.full((size,), step % 251, dtype=torch.uint8).to("cuda"), step)
-    for block, step in kept.values():
-        assert bool((block.cpu() == step % 251).all())
+    assert all(bool((block.cpu() == step % 251).all()) for block, step in kept.values())
     assert torch.cuda.memory_allocated() > 0
     kept.clear()
     assert torch.cuda.memory_allocated() == 0
     # What is cached must be given back for something larger.
     large = torch.empty(900 * MIB, dtype=torch.uint8, device="cuda")
     assert torch.cuda.memory_reserved() >= 900 * MIB
-    del large, block
+    del large
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() == 0
 
