@@ -1,4 +1,4 @@
-"""The CUDA runtime library: programs of nvcc, and what a program of either CUDA major asks of it."""
+"""The CUDA runtime library: programs of nvcc, and what programs of either CUDA major ask of it."""
 
 from __future__ import annotations
 
