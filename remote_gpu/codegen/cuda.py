@@ -148,6 +148,7 @@ def protocol_header() -> str:
         ROOT / "native" / "wire" / "protocol.hpp",
         ROOT / "native" / "wire" / "library.hpp",
         Path(__file__).with_name("library.py"),
+        Path(__file__).with_name("library_cpp.py"),
         *sorted((API / "libraries").glob("*.yaml")),
     ):
         digest.update(path.read_bytes() if path.exists() else b"")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from remote_gpu import environment
-from remote_gpu.codegen import library
+from remote_gpu.codegen import library, library_cpp
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -361,7 +361,7 @@ def test_rules_that_cannot_hold_are_refused(
     )
     broken = library.load("cufft")
     with pytest.raises(SystemExit, match="many"):
-        library.table(broken, [function.shape for function in broken.functions])
+        library_cpp.table(broken, [function.shape for function in broken.functions])
 
 
 def test_descriptions_are_for_what_torch_needs() -> None:

@@ -1,5 +1,5 @@
 // The client side of CUDA's libraries: arguments become a message, by the rows of wire/library.hpp.
-// The exported functions are generated (codegen/library.py) and call forward(); libcuda.so.1 is
+// The exported functions are generated (codegen/library_cpp.py) and call forward(); libcuda.so.1 is
 // opened at the first call, so that loading a library costs nothing.
 #pragma once
 #include <atomic>

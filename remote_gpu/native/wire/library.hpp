@@ -1,5 +1,5 @@
 // How the calls of CUDA's libraries (cuBLAS, cuDNN, ...) travel: rows that client and worker
-// interpret alike, made from api/libraries by codegen/library.py.
+// interpret alike, made from api/libraries by codegen/library_cpp.py.
 //
 // A call's payload: u16 library, u16 function, then the arguments in two rounds. First all that is
 // a word: values (as many bytes as they have), u32 names of handles, u64 names of streams, u64
