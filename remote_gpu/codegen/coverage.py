@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from . import cuda, library, nvml
+from . import cuda, cudart, library, nvml
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
 
@@ -30,6 +30,7 @@ def page() -> str:
     libraries = {
         "libcuda.so.1 (driver API)": {f.name: f.call for f in functions},
         "libnvidia-ml.so.1 (NVML)": nvml.load(),
+        **{f"libcudart.so.{major}": cudart.load(major)[1] for major in cudart.MAJORS},
         **{" and ".join(lib.sonames.values()): lib.kinds() for lib in forwarded},
     }
     lines = [
@@ -49,14 +50,17 @@ def page() -> str:
         answered = len(kinds) - count["unsupported"]
         cells = [name, str(len(kinds)), *(str(count[kind]) for kind in _MEANING)]
         lines.append(f"| {' | '.join(cells)} | {100 * answered / len(kinds):.0f} % |")
-    lines += _imported(forwarded)
+    runtime = {
+        name: kind for major in cudart.MAJORS for name, kind in cudart.load(major)[1].items()
+    }
+    lines += _imported({"cudart": runtime, **{lib.name: lib.kinds() for lib in forwarded}})
     for name, kinds in libraries.items():
         lines += ["", f"## {name}", "", "| function | answered |", "|---|---|"]
         lines += [f"| `{function}` | {kind} |" for function, kind in sorted(kinds.items())]
     return "\n".join(lines) + "\n"
 
 
-def _imported(libraries: list[library.Library]) -> list[str]:
+def _imported(libraries: dict[str, dict[str, str]]) -> list[str]:
     """The table of what clients import, and what of it is answered."""
     lines = [
         "",
@@ -69,12 +73,12 @@ def _imported(libraries: list[library.Library]) -> list[str]:
         "| library | client | imported | answered | |",
         "|---|---|---|---|---|",
     ]
-    for lib in libraries:
-        kinds = lib.kinds()
-        for client, names in sorted(library.imports(lib.name).items()):
-            answered = sum(kinds[name] != "unsupported" for name in names)
+    for lib, kinds in libraries.items():
+        for client, names in sorted(library.imports(lib).items()):
+            # What JAX may look up includes names that CUDA has only with OpenGL, EGL and VDPAU.
+            answered = sum(kinds.get(name, "unsupported") != "unsupported" for name in names)
             percent = f"{100 * answered / len(names):.0f} %"
-            lines.append(f"| {lib.name} | {client} | {len(names)} | {answered} | {percent} |")
+            lines.append(f"| {lib} | {client} | {len(names)} | {answered} | {percent} |")
     return lines
 
 

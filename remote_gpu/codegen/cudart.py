@@ -25,6 +25,7 @@ import yaml
 from . import abi
 
 API = Path(__file__).resolve().parent.parent / "api"
+MAJORS = (12, 13)
 HEADER = (
     "// Generated from remote_gpu/api/cudart*.yaml by remote_gpu/codegen/cudart.py. Do not edit.\n"
 )
@@ -70,7 +71,7 @@ def load(major: int) -> tuple[dict[str, Any], dict[str, str]]:
     manual = set(yaml.safe_load((API / "cudart_calls.yaml").read_text())["manual"])
     every = {
         name
-        for other in (12, 13)
+        for other in MAJORS
         for name in yaml.safe_load((API / f"cudart{other}.yaml").read_text())["functions"]
     }
     if unknown := manual - every:
