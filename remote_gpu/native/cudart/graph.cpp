@@ -114,6 +114,25 @@ cudaError_t cudaDeviceGraphMemTrim(int device) {
     return call([&] { return cuDeviceGraphMemTrim(device); });
 }
 
+namespace {
+
+// Only conditional nodes are added in this way by the libraries we know; their parameters lie in
+// memory as the driver's do.
+cudaError_t add_node(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
+                     const cudaGraphEdgeData* edges, size_t count, cudaGraphNodeParams* params) {
+    static_assert(sizeof(cudaGraphNodeParams) == sizeof(CUgraphNodeParams));
+    if (!params || params->type != cudaGraphNodeTypeConditional) {
+        return unsupported("cudaGraphAddNode of this kind");
+    }
+    return call([&] {
+        return cuGraphAddNode_v2(node, graph, dependencies,
+                                 reinterpret_cast<const CUgraphEdgeData*>(edges), count,
+                                 reinterpret_cast<CUgraphNodeParams*>(params));
+    });
+}
+
+}  // namespace
+
 #if CARREL_CUDART_MAJOR >= 13
 
 cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t* pDependencies,
@@ -128,17 +147,7 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t* pGraphNode, cudaGraph_t graph,
                              const cudaGraphNode_t* pDependencies,
                              const cudaGraphEdgeData* dependencyData, size_t numDependencies,
                              cudaGraphNodeParams* nodeParams) {
-    // Only conditional nodes are added in this way by the libraries we know; their parameters lie
-    // in memory as the driver's do.
-    static_assert(sizeof(cudaGraphNodeParams) == sizeof(CUgraphNodeParams));
-    if (!nodeParams || nodeParams->type != cudaGraphNodeTypeConditional) {
-        return unsupported("cudaGraphAddNode of this kind");
-    }
-    return call([&] {
-        return cuGraphAddNode_v2(pGraphNode, graph, pDependencies,
-                                 reinterpret_cast<const CUgraphEdgeData*>(dependencyData),
-                                 numDependencies, reinterpret_cast<CUgraphNodeParams*>(nodeParams));
-    });
+    return add_node(pGraphNode, graph, pDependencies, dependencyData, numDependencies, nodeParams);
 }
 
 #else
@@ -148,6 +157,12 @@ cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t* 
     return call([&] {
         return cuGraphNodeGetDependencies_v2(node, pDependencies, nullptr, pNumDependencies);
     });
+}
+
+cudaError_t cudaGraphAddNode(cudaGraphNode_t* pGraphNode, cudaGraph_t graph,
+                             const cudaGraphNode_t* pDependencies, size_t numDependencies,
+                             cudaGraphNodeParams* nodeParams) {
+    return add_node(pGraphNode, graph, pDependencies, nullptr, numDependencies, nodeParams);
 }
 
 #endif
