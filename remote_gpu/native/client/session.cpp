@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <thread>
@@ -79,6 +80,7 @@ Session& session() {
     static Session* const instance = [] {
         auto* made = new Session;
         pthread_atfork(nullptr, nullptr, [] { session().after_fork(); });
+        std::atexit([] { session().leave(); });
         return made;
     }();
     return *instance;
@@ -487,6 +489,10 @@ void Session::after_fork() {
         status_.store(CUDA_ERROR_NOT_INITIALIZED);
         channel_.abandon();
     }
+}
+
+void Session::leave() {
+    if (connected_.load(std::memory_order_acquire)) channel_.transport().end_sending();
 }
 
 void Session::explain_fork() const {

@@ -134,6 +134,8 @@ class Session {
     void on_host_data(std::function<void(uint64_t ticket, std::span<const std::byte>)> handler);
 
     void after_fork();
+    // The program ends in order: the worker need not wait for it to come back.
+    void leave();
 
   private:
     template <class E>

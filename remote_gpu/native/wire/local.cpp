@@ -26,7 +26,7 @@ constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 constexpr size_t kPiece = size_t{128} << 10;
 // From here on it is the program's memory, which may not be what the program says.
 constexpr size_t kDoubted = size_t{64} << 10;
-constexpr size_t kProbe = size_t{2} << 20;
+constexpr size_t kChecked = size_t{2} << 20;
 
 [[noreturn]] void fail(const char* what, int error = errno) {
     throw std::system_error(error, std::generic_category(), what);
@@ -101,7 +101,7 @@ int take(int socket, std::chrono::milliseconds limit) {
 enum class To { read, write };
 
 // One byte of each page through a pipe: slow, and true of whatever memory.
-int probe_pages(uintptr_t begin, uintptr_t end, size_t page, To how) {
+int check_pages(uintptr_t begin, uintptr_t end, size_t page, To how) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) return 0;
     const Descriptor out(ends[0]), in(ends[1]);
@@ -118,7 +118,7 @@ int probe_pages(uintptr_t begin, uintptr_t end, size_t page, To how) {
     return error;
 }
 
-int probe(const void* data, size_t size, To how) {
+int check_memory(const void* data, size_t size, To how) {
     static const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
     const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / page * page;
     const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + size + page - 1) / page * page;
@@ -128,11 +128,11 @@ int probe(const void* data, size_t size, To how) {
         if (errno == EFAULT || errno == ENOMEM) return EFAULT;
         if (errno == EINTR || errno == EAGAIN) continue;
         // An old kernel, memory of a device, or no permission: it does not say which.
-        return probe_pages(begin, end, page, how);
+        return check_pages(begin, end, page, how);
     }
     return 0;
 #else
-    return probe_pages(begin, end, page, how);
+    return check_pages(begin, end, page, how);
 #endif
 }
 
@@ -208,8 +208,8 @@ int Local::send(std::span<iovec> parts, size_t* sent) {
         size_t trusted = doubts_ && part.iov_len >= kDoubted ? 0 : part.iov_len;
         for (size_t done = 0; done < part.iov_len;) {
             if (done == trusted) {
-                const size_t next = std::min(part.iov_len - done, kProbe);
-                if (const int error = probe(from + done, next, To::read)) return error;
+                const size_t next = std::min(part.iov_len - done, kChecked);
+                if (const int error = check_memory(from + done, next, To::read)) return error;
                 trusted += next;
             }
             std::byte* at = nullptr;
@@ -232,8 +232,8 @@ ssize_t Local::receive(void* to, size_t size, bool all) {
     size_t done = 0;
     while (done < size) {
         if (done == trusted) {
-            const size_t next = std::min(size - done, kProbe);
-            if (const int error = probe(data + done, next, To::write)) return -error;
+            const size_t next = std::min(size - done, kChecked);
+            if (const int error = check_memory(data + done, next, To::write)) return -error;
             trusted += next;
         }
         const std::byte* at = nullptr;

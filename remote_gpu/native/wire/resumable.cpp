@@ -24,6 +24,11 @@ constexpr auto kRetryEvery = 100ms;
 constexpr auto kFarewellWithin = 200ms;
 constexpr size_t kMaxSlices = 20;
 
+int64_t now_ms() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+}
+
 uint64_t total(std::span<const iovec> parts) {
     uint64_t size = 0;
     for (const iovec& part : parts) size += part.iov_len;
@@ -114,9 +119,11 @@ bool Resumable::recover(uint64_t generation) {
 }
 
 bool Resumable::recover_as_client(std::unique_lock<std::mutex>& joining) {
+    const uint64_t generation = generation_.load();
     CARREL_INFO("the connection to the GPU host broke; connecting again");
     const auto until = std::chrono::steady_clock::now() + grace_;
     for (bool final = false; !over_.load();) {
+        if (generation_.load() != generation) return true;  // another thread was here
         if (auto next = grace_ > 0ms ? reconnect_(&final) : nullptr;
             next && join(std::move(next))) {
             return true;
@@ -314,8 +321,8 @@ void Resumable::wait_for_ack(uint64_t position) {
 void Resumable::hear_acks() {
     if (acked_.load() + kRaw > written_) return;
     const std::unique_lock reading(receive_, std::try_to_lock);
-    while (reading && early_.size() < kMaxEarly && current().connection->readable(0ms) &&
-           pump(0ms) != Read::broken) {
+    while (reading && early_.size() < kRaw && pump(0ms) != Read::broken &&
+           current().connection->readable(0ms)) {
     }
 }
 
@@ -365,10 +372,9 @@ ssize_t Resumable::receive(void* to, size_t size, bool all) {
                     early_.clear();
                     early_begin_ = 0;
                 }
-                return static_cast<ssize_t>(got);
             }
             generation = follow(receiving_from_).generation;
-            if (!over_.load() && !goodbye_.load()) result = read(to, size, all, &got);
+            if (!got && !over_.load() && !goodbye_.load()) result = read(to, size, all, &got);
         }
         if (received_.load() - said_.load() >= kAckEvery) ack_due_.store(true);
         if (ack_due_.load() || generation_.load() != written_to_.load()) settle();
@@ -381,6 +387,8 @@ ssize_t Resumable::receive(void* to, size_t size, bool all) {
         if (over_.load() || (result == Read::broken && !recover(generation))) {
             const std::lock_guard reading(receive_);
             if (early_begin_ == early_.size()) return -error_.load();
+        } else if (result == Read::broken) {
+            settle();  // before waiting for an answer to what the other end has not got
         }
     }
 }
@@ -469,7 +477,24 @@ bool Resumable::readable(std::chrono::milliseconds wait) {
 // ---- the end -----------------------------------------------------------------------------------
 
 bool Resumable::writable() {
-    return !over_.load() && current().connection->writable();
+    const std::shared_ptr<Transport> to = current().connection;
+    return !over_.load() && !to->hung_up() && to->writable();
+}
+
+bool Resumable::probe() {
+    if (writable()) {
+        missing_since_ms_.store(0);
+        const std::unique_lock sending(send_, std::try_to_lock);
+        if (sending) say(0);
+    } else if (current().connection->hung_up() && missing_since_ms_.load() == 0) {
+        missing_since_ms_.store(now_ms());
+    }
+    return true;
+}
+
+bool Resumable::peer_gone() {
+    const int64_t since = missing_since_ms_.load();
+    return over_.load() || (since && now_ms() - since > grace_.count());
 }
 
 void Resumable::shutdown() {

@@ -49,7 +49,7 @@ class Resumable : public Transport {
     ssize_t receive(void* to, size_t size, bool all) override;
     bool readable(std::chrono::milliseconds wait) override;
     bool writable() override;
-    bool peer_gone() override { return over_.load(); }
+    bool peer_gone() override;
     bool hung_up() override { return over_.load(); }
     void shutdown() override;
     void end_sending() override;
@@ -57,6 +57,7 @@ class Resumable : public Transport {
     void linger(std::chrono::milliseconds limit) override;
     void abandon() override;
     bool continue_on(std::unique_ptr<Transport> next) override;
+    bool probe() override;
     void hurry() override;
 
   private:
@@ -106,6 +107,8 @@ class Resumable : public Transport {
     std::atomic<bool> over_{false};
     std::atomic<bool> hurried_{false};
     std::atomic<int> error_{0};  // why it is over
+    std::atomic<int64_t> missing_since_ms_{
+        0};  // by probe(): the connection is broken; 0: it is not
 
     std::mutex send_;
     std::unique_ptr<std::byte[]> kept_;  // byte n of the stream at n modulo kKept

@@ -48,6 +48,9 @@ class Transport {
 
     // A stream that survives its connection goes on with this one; false for others. Any thread.
     virtual bool continue_on(std::unique_ptr<Transport>) { return false; }
+    // Sends such a stream's other end a sign of life and looks for its own; it never waits, so that
+    // peer_gone() can be asked by who must not. False for others.
+    virtual bool probe() { return false; }
     // Waits for another connection no longer. Any thread.
     virtual void hurry() {}
 };

@@ -72,6 +72,7 @@ void Outbox::forward_output() {
 }
 
 void Outbox::ping() {
+    if (channel_.transport().probe()) return;
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock || !channel_.transport().writable()) return;
     const wire::FrameHeader header{static_cast<uint16_t>(wire::Frame::ping), 0, 0, 0};
