@@ -28,6 +28,9 @@ MAX_HOST = 64
 MAX_MESSAGE = 1024
 TIMEOUT_S = 5.0
 
+#: Set in the purpose: TLS follows the welcome, with :func:`tls_key`.
+TLS_FOLLOWS = 0x80
+
 _HEAD = struct.Struct("<B32s32sI")
 
 
@@ -71,12 +74,15 @@ class Hello:
     session_name: str
     host: str
     program: str
+    tls: bool = False
 
     def encode(self) -> bytes:
         """The bytes on the wire; texts are cut at their limits."""
         return (
             MAGIC
-            + _HEAD.pack(self.purpose, self.protocol, self.nonce, self.pid)
+            + _HEAD.pack(
+                self.purpose | (TLS_FOLLOWS if self.tls else 0), self.protocol, self.nonce, self.pid
+            )
             + _text(self.lease, MAX_LEASE)
             + _text(self.session_name, MAX_NAME)
             + _text(self.host, MAX_HOST)
@@ -112,6 +118,7 @@ async def read_hello(read: ReadExactly) -> tuple[Hello, bytes]:
         raise HandshakeError(Status.VERSION, f"handshake version {magic[7]}, not {MAGIC[7]}")
     head = await read(_HEAD.size)
     purpose, protocol, nonce, pid = _HEAD.unpack(head)
+    tls, purpose = bool(purpose & TLS_FOLLOWS), purpose & ~TLS_FOLLOWS
     if purpose not in list(Purpose):
         raise HandshakeError(Status.MALFORMED, f"unknown purpose {purpose}")
     raw, texts = magic + head, []
@@ -128,7 +135,9 @@ async def read_hello(read: ReadExactly) -> tuple[Hello, bytes]:
         data = await read(size) if size else b""
         raw += prefix + data
         texts.append(_printable(data.decode(errors="replace")))
-    return Hello(Purpose(purpose), protocol, nonce, pid, *texts), raw
+    lease, session_name, host, program = texts
+    hello = Hello(Purpose(purpose), protocol, nonce, pid, lease, session_name, host, program, tls)
+    return hello, raw
 
 
 def proof(key: bytes, who: str, hello: bytes, door_nonce: bytes) -> bytes:
@@ -142,6 +151,11 @@ def challenge(key: bytes, hello: bytes) -> tuple[bytes, bytes]:
     message = struct.pack("<I", Status.OK) + _text("", MAX_MESSAGE)
     message += nonce + proof(key, "carrel-door", hello, nonce)
     return message, proof(key, "carrel-client", hello, nonce)
+
+
+def tls_key(key: bytes, hello: bytes, challenge: bytes) -> bytes:
+    """The key of the TLS that follows a handshake: the lease's, the hello and the nonce in it."""
+    return proof(key, "carrel-tls", hello, challenge[-NONCE_BYTES - PROOF_BYTES : -PROOF_BYTES])
 
 
 def refusal(status: Status, reason: str) -> bytes:

@@ -51,13 +51,16 @@ class Rooms(Protocol):
     def reserve(self, lease: AdmittedLease, hello: Hello) -> str:
         """Names a new session; raises HandshakeError when there is no room."""
 
-    def enter(self, session: str, client: socket.socket) -> None:
-        """Hands an authenticated client to a worker; raises OSError when none could start."""
+    def enter(self, session: str, client: socket.socket, tls_key: bytes) -> None:
+        """Hands an authenticated client to a worker; raises OSError when none could start.
+
+        With a ``tls_key`` the worker does TLS before anything else.
+        """
 
     def is_open(self, session: str, lease: AdmittedLease) -> bool:
         """Whether ``lease`` has a session of that id."""
 
-    def resume(self, session: str, client: socket.socket) -> None:
+    def resume(self, session: str, client: socket.socket, tls_key: bytes) -> None:
         """Hands another connection of a session's client to its worker; raises OSError."""
 
     def abandon(self, session: str) -> None:
@@ -200,8 +203,9 @@ class FrontDoor:
                 raise HandshakeError(Status.ENDED, f"lease {lease.id}: {lease.over}")
             if hello.purpose == Purpose.MONITOR:
                 return await self._let_monitor_in(client, lease)
+            secret = handshake.tls_key(lease.key, raw, message) if hello.tls else b""
             if hello.purpose == Purpose.RESUME:
-                return await self._let_back_in(client, lease, hello.session_name, peer)
+                return await self._let_back_in(client, lease, hello.session_name, peer, secret)
             session = self._rooms.reserve(lease, hello)
         except HandshakeError as error:
             log.warning("front door: %s refused: %s", peer, error)
@@ -213,7 +217,7 @@ class FrontDoor:
             self._rooms.abandon(session)
             raise
         try:
-            self._rooms.enter(session, client)
+            self._rooms.enter(session, client, secret)
         except OSError as error:
             log.error("front door: %s refused: no worker could start: %s", peer, error)
             return False
@@ -223,13 +227,13 @@ class FrontDoor:
         return True
 
     async def _let_back_in(
-        self, client: socket.socket, lease: AdmittedLease, session: str, peer: str
+        self, client: socket.socket, lease: AdmittedLease, session: str, peer: str, tls_key: bytes
     ) -> bool:
         if not self._rooms.is_open(session, lease):
             raise HandshakeError(Status.GONE, f"lease {lease.id} has no session {session!r}")
         welcome = handshake.welcome(session)
         await asyncio.get_running_loop().sock_sendall(client, welcome)
-        self._rooms.resume(session, client)
+        self._rooms.resume(session, client, tls_key)
         log.info("front door: %s goes on with session %s of lease %s", peer, session, lease.id)
         client.close()  # the worker has it
         return True

@@ -175,7 +175,7 @@ class Node:
         lease.ledger.release(slot)
         self._settle(lease)
 
-    def enter(self, session: str, client: socket.socket) -> None:
+    def enter(self, session: str, client: socket.socket, tls_key: bytes = b"") -> None:
         """Starts the worker of a reserved session on ``client``.
 
         Raises:
@@ -186,7 +186,7 @@ class Node:
         try:
             if lease.ended:  # while the client was being welcomed
                 raise OSError(lease.ended)
-            worker.start(self._command, self._env, client, self._ended, self._grace_s)
+            worker.start(self._command, self._env, client, self._ended, self._grace_s, tls_key)
         except OSError:
             lease.ledger.release(slot)
             self._settle(lease)
@@ -199,7 +199,7 @@ class Node:
         worker = self.workers.get(session)
         return worker is not None and worker.lease is lease
 
-    def resume(self, session: str, client: socket.socket) -> None:
+    def resume(self, session: str, client: socket.socket, tls_key: bytes = b"") -> None:
         """Hands another connection of a session's client to its worker.
 
         Raises:
@@ -208,7 +208,7 @@ class Node:
         worker = self.workers.get(session)
         if worker is None:
             raise OSError(f"session {session} has just ended")
-        worker.resume(client)
+        worker.resume(client, tls_key)
 
     def state_text(self, lease: AdmittedLease) -> str:
         """The slice, as the monitor protocol shows it."""

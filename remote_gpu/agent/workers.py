@@ -76,6 +76,7 @@ class Worker:
         client: socket.socket,
         ended: Callable[[Worker], None],
         grace_s: float = GRACE_S,
+        tls_key: bytes = b"",
     ) -> None:
         """Starts the process and hands ``client`` over; ``ended(self)`` is called once it is gone.
 
@@ -89,7 +90,14 @@ class Worker:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gpu, lease = self.lease.gpu, self.lease
-        descriptors = (client.fileno(), theirs.fileno(), lease.ledger.fd)
+        descriptors: tuple[int, ...] = (client.fileno(), theirs.fileno(), lease.ledger.fd)
+        tls: list[str] = []
+        if tls_key:  # of this connection only; the lease's own no worker gets
+            key_end, ours_end = os.pipe()
+            os.write(ours_end, tls_key)
+            os.close(ours_end)
+            descriptors = (*descriptors, key_end)
+            tls = ["--tls-key-fd", str(key_end)]
         client.setblocking(True)
         try:
             self._process = subprocess.Popen(
@@ -108,6 +116,7 @@ class Worker:
                     "--session", self.session,
                     "--lease", lease.id,
                     *(["--library-path", str(gpu.libraries)] if gpu.libraries else []),
+                    *tls,
                 ],
                 pass_fds=descriptors,
                 env=dict(env),
@@ -119,6 +128,8 @@ class Worker:
             raise
         finally:
             theirs.close()
+            for descriptor in descriptors[3:]:
+                os.close(descriptor)
         ours.setblocking(False)
         self._control = ours
         loop = asyncio.get_running_loop()
@@ -127,7 +138,7 @@ class Worker:
         pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(pidfd, self._exited, pidfd, ended)
 
-    def resume(self, client: socket.socket) -> None:
+    def resume(self, client: socket.socket, tls_key: bytes = b"") -> None:
         """Hands over another connection of the same client, whose first one broke.
 
         Raises:
@@ -136,7 +147,8 @@ class Worker:
         if self._control is None or self.gone.is_set():
             raise OSError("its worker is gone")
         client.setblocking(True)
-        message = json.dumps({"type": "resume"}).encode()
+        order = {"type": "resume"} | ({"tls_key": tls_key.hex()} if tls_key else {})
+        message = json.dumps(order).encode()
         socket.send_fds(self._control, [message], [client.fileno()])
 
     def end(self, reason: str) -> None:

@@ -29,14 +29,17 @@ def relayed(cuts: str, *command: str, **env: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(
-    ("cuts", "threads"),
+    ("cuts", "threads", "tls"),
     [
-        ("3000000:2", 1),  # the cable is pulled for two seconds
-        ("500:0.2,2000000:0.3:rst,30000000:0.2:fin,5000:0.3:mute,60000000:0.2:rst", 2),
+        ("3000000:2", 1, "off"),  # the cable is pulled for two seconds
+        ("500:0.2,2000000:0.3:rst,30000000:0.2:fin,5000:0.3:mute,60000000:0.2:rst", 2, "off"),
+        ("2000000:0.1:rst,30000000:1", 2, "on"),
     ],
 )
-def test_results_are_right_though_the_connection_breaks(cuts: str, threads: int) -> None:
-    done = relayed(cuts, sys.executable, PROGRAM, "5", str(threads), CARREL_LOG="info")
+def test_results_are_right_though_the_connection_breaks(cuts: str, threads: int, tls: str) -> None:
+    done = relayed(
+        cuts, sys.executable, PROGRAM, "5", str(threads), CARREL_LOG="info", CARREL_TLS=tls
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right" in done.stdout.splitlines(), done.stdout
     assert f"relay: {cuts.count(',') + 1} cuts" in done.stdout, "the program was over too soon"

@@ -1,7 +1,7 @@
 """Runs a command in a slice whose connection to the node breaks now and then.
 
 ``python -m tests.support.relay CUT[,CUT…] -- COMMAND``: each CUT is ``BYTES:SECONDS[:how]``. Once
-so many bytes have gone through the relay since the last cut, all connections break, in the middle of
+so many bytes have gone through the relay since the last cut, all connections break in the middle of
 whatever they carry, and for so many seconds nobody is let in. ``how`` is ``fin`` (an orderly end,
 the default), ``rst`` (a reset) or ``mute`` (bytes vanish for as long, then a reset).
 

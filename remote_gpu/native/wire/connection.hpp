@@ -16,8 +16,10 @@ Channel open(const Connection& connection, const uint8_t (&protocol)[32]);
 //     ring     a Unix socket over which shared memory is passed
 //     stream   a stream that survives the socket for `grace`; see wire/resumable.hpp
 // Throws std::runtime_error, or std::invalid_argument for another name.
-Channel serve(std::string_view transport, int fd, std::chrono::milliseconds grace);
+// With a key, TLS goes before the stream.
+Channel serve(std::string_view transport, int fd, std::chrono::milliseconds grace,
+              const std::optional<Hash>& tls_key = {});
 // What continue_on() of such a stream takes.
-std::unique_ptr<Transport> serve_again(int fd);
+std::unique_ptr<Transport> serve_again(int fd, const std::optional<Hash>& tls_key = {});
 
 }  // namespace carrel::wire

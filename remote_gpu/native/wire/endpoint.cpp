@@ -27,20 +27,6 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
-bool parse_hex(const std::string& text, Hash& out) {
-    if (text.size() != 2 * out.size()) return false;
-    for (size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        int digit = -1;
-        if (c >= '0' && c <= '9') digit = c - '0';
-        if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
-        if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
-        if (digit < 0) return false;
-        out[i / 2] = static_cast<uint8_t>(i % 2 ? out[i / 2] | digit : digit << 4);
-    }
-    return true;
-}
-
 std::string program_name() {
     std::string name = program_invocation_short_name;
     // "python" says nothing: name the script too, as nvidia-smi's users would.
@@ -164,6 +150,18 @@ class Dialogue {
         return fd;
     }
     const std::string& reason() const { return reason_; }
+    // Whether the other end is on this host.
+    bool loopback() const {
+        sockaddr_storage peer{};
+        socklen_t size = sizeof peer;
+        if (getpeername(fd_, reinterpret_cast<sockaddr*>(&peer), &size) != 0) return false;
+        if (peer.ss_family == AF_INET) {
+            const auto& v4 = reinterpret_cast<const sockaddr_in&>(peer);
+            return (ntohl(v4.sin_addr.s_addr) >> 24) == 127;
+        }
+        const auto& v6 = reinterpret_cast<const sockaddr_in6&>(peer);
+        return peer.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+    }
 
   private:
     int open_one(const addrinfo& a) {
@@ -248,6 +246,9 @@ Credentials Credentials::from_environment() {
     c.host = endpoint.substr(0, colon);
     if (c.host.size() > 2 && c.host.front() == '[' && c.host.back() == ']')
         c.host = c.host.substr(1, c.host.size() - 2);
+    if (const std::string tls = environment("CARREL_TLS"); !tls.empty() && tls != "auto") {
+        c.tls = tls == "off" ? Credentials::Tls::off : Credentials::Tls::on;
+    }
     if (const std::string grace = environment("CARREL_RECONNECT_S"); !grace.empty()) {
         c.grace = std::chrono::seconds(std::clamp(std::atoi(grace.c_str()), 0, 3600));
     }
@@ -286,7 +287,14 @@ static Connection meet(bool local, Purpose purpose, const Credentials& credentia
     gethostname(host, kMaxHost);
     const std::string program = program_name();
     Hello hello;
+    if (!(local ? door.connect_local(credentials.node_socket)
+                : door.connect(credentials.host, credentials.port)))
+        return unreachable();
     hello.purpose = purpose;
+    hello.tls =
+        !local && purpose != Purpose::monitor &&
+        (credentials.tls == Credentials::Tls::automatic ? !door.loopback()
+                                                        : credentials.tls == Credentials::Tls::on);
     std::memcpy(hello.protocol.data(), protocol, hello.protocol.size());
     if (!random_bytes(hello.nonce)) return fail(Status::unreachable, "no random numbers");
     hello.pid = static_cast<uint32_t>(getpid());
@@ -296,9 +304,6 @@ static Connection meet(bool local, Purpose purpose, const Credentials& credentia
     hello.program = program;
     const std::vector<uint8_t> sent = encode(hello);
 
-    if (!(local ? door.connect_local(credentials.node_socket)
-                : door.connect(credentials.host, credentials.port)))
-        return unreachable();
     if (!door.send(sent.data(), sent.size())) return unreachable();
 
     Status status{};
@@ -322,6 +327,7 @@ static Connection meet(bool local, Purpose purpose, const Credentials& credentia
     if (!door.receive(status) || !door.receive_text(message, kMaxMessage)) return unreachable();
     if (!door.receive_text(result.session, kMaxLease)) return unreachable();
     if (status != Status::ok) return refused();
+    if (hello.tls) result.tls_key = proof(credentials.key, "carrel-tls", sent, nonce);
     result.fd = door.release();
     return result;
 }

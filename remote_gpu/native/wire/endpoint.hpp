@@ -2,6 +2,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "wire/handshake.hpp"
@@ -19,6 +20,8 @@ struct Credentials {
     std::string lease;
     std::string session_name;
     Hash key{};
+    // CARREL_TLS: on, off, or auto, which is on unless the node is on loopback.
+    enum class Tls { automatic, on, off } tls = Tls::automatic;
     std::chrono::seconds grace{30};  // CARREL_RECONNECT_S: how long a broken connection is retried
     std::string error;               // why these are no credentials; empty when they are
 
@@ -29,9 +32,10 @@ struct Connection {
     int fd = -1;         // the caller's to close; -1 when there is none
     bool local = false;  // over the node's Unix socket
     Status status = Status::ok;
-    std::string session;      // the id that the door gave
-    std::string error;        // for the person who started the program; empty when connected
-    Credentials credentials;  // of a session: with them it is continued
+    std::optional<Hash> tls_key;  // TLS follows, with this key
+    std::string session;          // the id that the door gave
+    std::string error;            // for the person who started the program; empty when connected
+    Credentials credentials;      // of a session: with them it is continued
 };
 
 // Connects, proves the lease key and checks the door's proof, all within `limit`. Only looking up

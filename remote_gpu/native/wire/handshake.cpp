@@ -27,7 +27,9 @@ std::vector<uint8_t> encode(const Hello& hello) {
     static constexpr char kMagic[8] = {'C', 'A', 'R', 'R', 'E', 'L', 0, 1};
     std::vector<uint8_t> out;
     put(out, kMagic, sizeof kMagic);
-    put(out, &hello.purpose, sizeof hello.purpose);
+    const auto purpose =
+        static_cast<uint8_t>(static_cast<uint8_t>(hello.purpose) | (hello.tls ? kTlsFollows : 0));
+    put(out, &purpose, sizeof purpose);
     put(out, hello.protocol.data(), hello.protocol.size());
     put(out, hello.nonce.data(), hello.nonce.size());
     put(out, &hello.pid, sizeof hello.pid);

@@ -23,6 +23,11 @@ namespace carrel::wire {
 // To resume is to continue a session whose connection broke; its id stands for the session name.
 enum class Purpose : uint8_t { session = 1, monitor = 2, resume = 3 };
 
+// Set in the purpose: TLS follows the welcome, with a key that both sides derive from the lease
+// key: HMAC-SHA-256(key, "carrel-tls" ‖ hello ‖ nonce). Whoever takes it out on the way breaks the
+// proofs.
+inline constexpr uint8_t kTlsFollows = 0x80;
+
 enum class Status : uint32_t {
     ok = 0,
     version = 1,    // client and node were built from different descriptions
@@ -43,6 +48,7 @@ inline constexpr size_t kMaxMessage = 1024;
 
 struct Hello {
     Purpose purpose = Purpose::session;
+    bool tls = false;
     Hash protocol{};
     Hash nonce{};
     uint32_t pid = 0;
@@ -51,7 +57,8 @@ struct Hello {
 
 std::vector<uint8_t> encode(const Hello& hello);
 
-// The proof of one side: `who` is "carrel-door" or "carrel-client".
+// The proof of one side: `who` is "carrel-door", "carrel-client" or, for the key of TLS,
+// "carrel-tls".
 Hash proof(const Hash& key, std::string_view who, const std::vector<uint8_t>& hello,
            const Hash& door_nonce);
 

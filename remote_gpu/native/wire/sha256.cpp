@@ -121,4 +121,18 @@ bool equal(const Hash& a, const Hash& b) {
     return difference == 0;
 }
 
+bool parse_hex(const std::string& text, Hash& out) {
+    if (text.size() != 2 * out.size()) return false;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        int digit = -1;
+        if (c >= '0' && c <= '9') digit = c - '0';
+        if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
+        if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
+        if (digit < 0) return false;
+        out[i / 2] = static_cast<uint8_t>(i % 2 ? out[i / 2] | digit : digit << 4);
+    }
+    return true;
+}
+
 }  // namespace carrel::wire

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace carrel::wire {
 
@@ -31,5 +32,8 @@ Hash hmac_sha256(std::span<const uint8_t> key, std::span<const std::span<const u
 
 // Compares in constant time.
 bool equal(const Hash& a, const Hash& b);
+
+// 64 hexadecimal digits; false when `text` is not.
+bool parse_hex(const std::string& text, Hash& out);
 
 }  // namespace carrel::wire

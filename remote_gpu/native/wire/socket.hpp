@@ -11,6 +11,11 @@ class Socket : public Transport {
     ~Socket() override;
 
     int fd() const { return fd_; }
+    int release() {
+        const int fd = fd_;
+        fd_ = -1;
+        return fd;
+    }
 
     int send(std::span<iovec> parts, size_t* sent) override;
     ssize_t receive(void* to, size_t size, bool all) override;

@@ -59,9 +59,11 @@ bool parse_end(const std::string& message, std::string* reason) {
     return true;
 }
 
-bool parse_resume(const std::string& message) {
-    std::string type;
-    return member(message, "type", &type) && type == "resume";
+bool parse_resume(const std::string& message, std::optional<wire::Hash>* tls_key) {
+    std::string type, hex;
+    if (!member(message, "type", &type) || type != "resume") return false;
+    if (!member(message, "tls_key", &hex)) return true;
+    return wire::parse_hex(hex, tls_key->emplace());
 }
 
 Control::Control(int fd, Server& server) : fd_(fd), server_(server) {
@@ -134,14 +136,15 @@ void Control::run() {
         if (!waiting[0].revents && !left) continue;
         char message[4096];
         int client = -1;
+        std::optional<wire::Hash> tls_key;
         const ssize_t size = left ? 0 : receive(message, sizeof message, &client);
         std::string reason;
         if (left) {
             reason = "the program ended";
         } else if (size <= 0) {
             reason = "the node agent is gone";
-        } else if (client >= 0 && parse_resume({message, static_cast<size_t>(size)})) {
-            server_.resume(client);
+        } else if (client >= 0 && parse_resume({message, static_cast<size_t>(size)}, &tls_key)) {
+            server_.resume(client, tls_key);
             continue;
         } else if (!parse_end({message, static_cast<size_t>(size)}, &reason)) {
             if (client >= 0) ::close(client);

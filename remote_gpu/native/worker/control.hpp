@@ -1,6 +1,7 @@
 // The line to the node agent: readiness, statistics each second, the order to end, and another
 // connection of a program whose first one broke.
 #pragma once
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -33,7 +34,8 @@ class Control {
 };
 
 // Whether a control message brings another connection of the program.
-bool parse_resume(const std::string& message);
+// With "tls_key", TLS follows.
+bool parse_resume(const std::string& message, std::optional<wire::Hash>* tls_key);
 // The "reason" of a control message whose "type" is "end"; false for any other message.
 bool parse_end(const std::string& message, std::string* reason);
 std::string json_string(const std::string& text);

@@ -5,6 +5,8 @@
 
 #include <cstdio>
 #include <exception>
+#include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include "carrel_protocol.hpp"
@@ -27,11 +29,22 @@ int describe() {
     return 0;
 }
 
+// The key comes through a pipe: command lines are for all to see.
+std::optional<carrel::wire::Hash> tls_key(int fd) {
+    if (fd < 0) return std::nullopt;
+    carrel::wire::Hash key;
+    const ssize_t size = ::read(fd, key.data(), key.size());
+    ::close(fd);
+    if (size != static_cast<ssize_t>(key.size())) throw std::runtime_error("no key for TLS came");
+    return key;
+}
+
 int serve(const carrel::worker::Options& options) {
     // Before the driver, which may take seconds: the client waits for its transport.
-    carrel::wire::Channel client = carrel::wire::serve(
-        options.transport, options.client_fd,
-        std::chrono::milliseconds(static_cast<int64_t>(1000 * options.grace_s)));
+    carrel::wire::Channel client =
+        carrel::wire::serve(options.transport, options.client_fd,
+                            std::chrono::milliseconds(static_cast<int64_t>(1000 * options.grace_s)),
+                            tls_key(options.tls_key_fd));
     carrel::worker::Console console;  // before the driver is loaded: it prints to its streams
     carrel::worker::Device device(options);
     carrel::worker::Server server(device, options, std::move(client));

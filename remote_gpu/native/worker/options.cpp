@@ -37,6 +37,7 @@ Options Options::parse(int argc, char** argv) {
             {"--client-fd", [&](auto& n, auto& v) { o.client_fd = number<int>(n, v, integer); }},
             {"--transport", [&](auto&, auto& v) { o.transport = v; }},
             {"--grace-s", [&](auto& n, auto& v) { o.grace_s = number<double>(n, v, real); }},
+            {"--tls-key-fd", [&](auto& n, auto& v) { o.tls_key_fd = number<int>(n, v, integer); }},
             {"--control-fd", [&](auto& n, auto& v) { o.control_fd = number<int>(n, v, integer); }},
             {"--ledger-fd", [&](auto& n, auto& v) { o.ledger_fd = number<int>(n, v, integer); }},
             {"--ledger-slot",

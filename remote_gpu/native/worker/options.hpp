@@ -10,6 +10,7 @@ struct Options {
     bool describe = false;
     int client_fd = -1;
     std::string transport = "socket";  // what the client socket carries: see wire/connection.hpp
+    int tls_key_fd = -1;               // a pipe with the key of TLS, 32 bytes: TLS follows
     double grace_s = 30;               // how long a session outlives its connection
     int control_fd = -1;
     int ledger_fd = -1;

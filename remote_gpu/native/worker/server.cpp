@@ -90,9 +90,12 @@ void Server::end(const std::string& reason) {
     channel_.transport().end_receiving();  // wakes the main loop
 }
 
-void Server::resume(int client_fd) {
-    if (!channel_.transport().continue_on(wire::serve_again(client_fd))) {
+void Server::resume(int client_fd, const std::optional<wire::Hash>& tls_key) {
+    try {
+        if (channel_.transport().continue_on(wire::serve_again(client_fd, tls_key))) return;
         CARREL_WARNING("a connection for a session that cannot be continued");
+    } catch (const std::runtime_error& error) {
+        CARREL_WARNING("a connection that was to continue a session: %s", error.what());
     }
 }
 

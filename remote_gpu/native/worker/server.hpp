@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -11,6 +12,7 @@
 #include "wire/channel.hpp"
 #include "wire/decoder.hpp"
 #include "wire/reader.hpp"
+#include "wire/sha256.hpp"
 #include "worker/activity.hpp"
 #include "worker/device.hpp"
 #include "worker/graphs.hpp"
@@ -43,7 +45,7 @@ class Server {
     // Ends the session from another thread: the client is told why.
     void end(const std::string& reason);
     // The program is back on another connection; takes the descriptor over. Any thread.
-    void resume(int client_fd);
+    void resume(int client_fd, const std::optional<wire::Hash>& tls_key);
 
     // Whether the client is there, as far as can be known without blocking; for another thread, now
     // and then. While the main loop runs one long call nobody reads the socket: then it is asked.
