@@ -24,6 +24,7 @@ struct Graph;
 struct HostCall {
     CUhostFn function = nullptr;
     void* data = nullptr;
+    std::shared_ptr<void> owner{};  // of `data`, when it is not the program's
 };
 struct ChildGraph {
     std::shared_ptr<Graph> graph;

@@ -3,24 +3,43 @@
 #include <array>
 #include <memory>
 
+#include "softgpu/capture.hpp"
 #include "softgpu/runtime.hpp"
 
 #define CARREL_EXPORT extern "C" __attribute__((visibility("default")))
 
 using namespace carrel::softgpu;
 
+namespace {
+
+struct Work {
+    CarrelHostWork function;
+    std::shared_ptr<void> data;
+    Context& context;
+};
+
+void perform(void* data) {
+    const Work& work = *static_cast<const Work*>(data);
+    std::array<char, 512> explanation{};
+    const int result = work.function(work.data.get(), explanation.data(), explanation.size());
+    if (result != CUDA_SUCCESS)
+        work.context.fail(static_cast<CUresult>(result), explanation.data());
+}
+
+}  // namespace
+
 CARREL_EXPORT int carrel_softgpu_enqueue(CUstream stream, CarrelHostWork work,
                                          void (*release)(void*), void* data) {
-    const std::shared_ptr<void> owned(data, release);
+    std::shared_ptr<void> owned(data, release);
     return entry([&] {
         const auto target = find_stream(stream);
         target->context.require_usable();
-        target->context.enqueue(*target, [work, owned, context = &target->context] {
-            std::array<char, 512> explanation{};
-            const int result = work(owned.get(), explanation.data(), explanation.size());
-            if (result != CUDA_SUCCESS)
-                context->fail(static_cast<CUresult>(result), explanation.data());
-        });
+        const auto call = std::make_shared<Work>(Work{work, std::move(owned), target->context});
+        if (capturing(*target)) {
+            capture(*target, HostCall{perform, call.get(), call});
+            return;
+        }
+        target->context.enqueue(*target, [call] { perform(call.get()); });
     });
 }
 
