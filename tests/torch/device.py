@@ -113,6 +113,20 @@ def products() -> None:
         torch.testing.assert_close(batch[1].cpu().double(), -wide, atol=tolerance, rtol=tolerance)
 
 
+def graphs() -> None:
+    """A captured product, replayed on other numbers."""
+    a, b = torch.randn(32, 48), torch.randn(48, 16)
+    on_a, on_b = a.cuda(), b.cuda()
+    _ = on_a @ on_b  # makes the handle outside of the capture
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = on_a @ on_b
+    on_a.copy_(2 * a)
+    graph.replay()
+    torch.testing.assert_close(result.cpu(), 2 * a @ b, atol=1e-4, rtol=1e-4)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     torch.cuda.synchronize()

@@ -48,7 +48,16 @@ def run(program: str, *arguments: str, cache: Path) -> str:
 
 @pytest.mark.parametrize(
     "subject",
-    ["properties", "copies", "streams", "pinned", "allocator", "out_of_memory", "products"],
+    [
+        "properties",
+        "copies",
+        "streams",
+        "pinned",
+        "allocator",
+        "out_of_memory",
+        "products",
+        "graphs",
+    ],
 )
 def test_device(subject: str, tmp_path: Path) -> None:
     assert f"{subject}: well" in run("device.py", subject, cache=tmp_path)
