@@ -138,6 +138,9 @@ def calls_header(functions: list[Function]) -> str:
     return "\n".join(out)
 
 
+_LAYOUTS = ("protocol", "library", "resumable", "ring")
+
+
 def protocol_header() -> str:
     digest = hashlib.sha256()
     for path in (
@@ -145,8 +148,7 @@ def protocol_header() -> str:
         API / "cuda_types.yaml",
         API / "cuda_calls.yaml",
         Path(__file__),
-        ROOT / "native" / "wire" / "protocol.hpp",
-        ROOT / "native" / "wire" / "library.hpp",
+        *(ROOT / "native" / "wire" / f"{part}.hpp" for part in _LAYOUTS),
         Path(__file__).with_name("library.py"),
         Path(__file__).with_name("library_cpp.py"),
         *sorted((API / "libraries").glob("*.yaml")),
