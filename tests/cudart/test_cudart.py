@@ -54,6 +54,22 @@ def test_programs_of_nvcc(samples: Path, name: str) -> None:
     assert done.stdout.endswith(f"{name} ok\n")
 
 
+def test_a_static_runtime_is_named_once(tmp_path: Path) -> None:
+    home, program = cuda_home(), tmp_path / "static"
+    subprocess.run(
+        [home / "bin/nvcc", "-cudart", "static", "-gencode", "arch=compute_80,code=compute_80",
+         "-I", home / "include", "-L", home / "lib", "-o", program, HERE / "samples.cu"],
+        check=True, timeout=240,
+    )  # fmt: skip
+    done = subprocess.run(
+        [*CARREL_RUN, program, "vector_add"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("NVIDIA's CUDA runtime linked into it") == 1, done.stderr
+    assert str(program) in done.stderr
+    assert "-cudart shared" in done.stderr
+
+
 def on_a_slice(program: str) -> str:
     done = subprocess.run(
         [*CARREL_RUN, sys.executable, "-c", textwrap.dedent(program)],

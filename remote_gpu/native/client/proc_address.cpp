@@ -1,4 +1,7 @@
 // cuGetProcAddress: which of a function's variants serves a program built for some CUDA version.
+#include <dlfcn.h>
+
+#include <atomic>
 #include <cstring>
 #include <string_view>
 #include <unordered_map>
@@ -6,6 +9,7 @@
 
 #include "client/exports.hpp"
 #include "cuda_functions.hpp"
+#include "wire/log.hpp"
 
 using carrel::client::Export;
 
@@ -54,9 +58,39 @@ CUresult CUDAAPI cuGetProcAddress(const char* symbol, void** pfn, int driverVers
     return cuGetProcAddress_v2(symbol, pfn, driverVersion, flags, nullptr);
 }
 
-// Private interfaces of NVIDIA's own libraries. None is answered: see "What is out of reach".
+namespace {
+
+// Tables that only NVIDIA's runtime library asks for; it stops at the first that it does not get.
+constexpr unsigned char kRuntimesOwn[][16] = {
+    {0x6b, 0xd5, 0xfb, 0x6c, 0x5b, 0xf4, 0xe7, 0x4a, 0x89, 0x87, 0xd9, 0x39, 0x12, 0xfd, 0x9d,
+     0xf9},
+    {0xd4, 0x08, 0x20, 0x55, 0xbd, 0xe6, 0x70, 0x4b, 0x8d, 0x34, 0xba, 0x12, 0x3c, 0x66, 0xe1,
+     0xf2},
+};
+
+void explain_static_runtime(const void* caller) {
+    static std::atomic<bool> told{false};
+    if (told.exchange(true)) return;
+    Dl_info where{};
+    const bool known = dladdr(caller, &where) && where.dli_fname;
+    CARREL_WARNING(
+        "%s has NVIDIA's CUDA runtime linked into it, which runs on NVIDIA's own driver only. "
+        "Build "
+        "it with the shared runtime (nvcc -cudart shared; CMake: CUDA_RUNTIME_LIBRARY Shared), and "
+        "it runs on this slice.",
+        known ? where.dli_fname : "a library of this program");
+}
+
+}  // namespace
+
+// Private interfaces of NVIDIA's own libraries. None is answered (ARCHITECTURE.md, decision 2).
 CUresult CUDAAPI cuGetExportTable(const void** ppExportTable, const CUuuid* pExportTableId) {
     if (!ppExportTable || !pExportTableId) return CUDA_ERROR_INVALID_VALUE;
     *ppExportTable = nullptr;
+    for (const auto& table : kRuntimesOwn) {
+        if (std::memcmp(pExportTableId, table, sizeof table) == 0) {
+            explain_static_runtime(__builtin_return_address(0));
+        }
+    }
     return CUDA_ERROR_NOT_FOUND;
 }
