@@ -10,7 +10,7 @@ command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" \
     -DCARREL_TESTS=ON "-DCARREL_SANITIZE=$sanitize" "${launcher[@]}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
-cmake --build "$build"
+cmake --build "$build" --target carrel_tests
 # LeakSanitizer misreads the thread-local storage of libraries that were loaded by dlopen.
 export ASAN_OPTIONS=intercept_tls_get_addr=0:detect_stack_use_after_return=0:handle_segv=0:allow_user_segv_handler=1
 export UBSAN_OPTIONS=print_stacktrace=1
