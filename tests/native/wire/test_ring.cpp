@@ -107,11 +107,15 @@ TEST(two_processes) {
     const pid_t child = fork();
     if (child == 0) {
         close(sockets.node);
-        Channel client(Local::accept(sockets.client, 5s));
-        const bool right = receive_pattern(client, 8u << 20, 5, 200'000) &&
-                           send_pattern(client, 8u << 20, 6, 200'000);
-        char wait;
-        _exit(right && !client.receive(&wait, 1) && client.error() == 0 ? 0 : 1);
+        bool right = false;
+        {
+            Channel client(Local::accept(sockets.client, 5s));
+            char wait;
+            right = receive_pattern(client, 8u << 20, 5, 200'000) &&
+                    send_pattern(client, 8u << 20, 6, 200'000) && !client.receive(&wait, 1) &&
+                    client.error() == 0;
+        }
+        _exit(right ? 0 : 1);
     }
     close(sockets.client);
     Channel node(Local::offer(sockets.node));
