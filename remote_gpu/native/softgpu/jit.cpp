@@ -1,13 +1,15 @@
 // Images and their texts: what a program hands to the driver as code, and the logs it gets back.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 
+#include "image/fatbin.hpp"
 #include "softgpu/failure.hpp"
-#include "softgpu/fatbin.hpp"
 #include "softgpu/module.hpp"
+#include "softgpu/runtime.hpp"
 
 namespace carrel::softgpu {
 namespace {
@@ -15,11 +17,37 @@ namespace {
 // Comments in the text of a linked image, which stays PTX for whoever looks at it.
 constexpr std::string_view kUnitMark = "\n// ---- carrel: next unit ----\n";
 constexpr std::string_view kRegistersMark = "// carrel: registers at most ";
+constexpr std::size_t kLargestText = std::size_t{256} << 20;
 
 [[noreturn]] void refuse(const JitOptions& options, CUresult code, const std::string& why) {
     options.error(why);
     std::fprintf(stderr, "carrel-softgpu: %s\n", why.c_str());
     throw Failure(code);
+}
+
+// All software GPUs are of one setting: what runs on the first runs on each.
+std::string ptx_of(std::span<const std::byte> fatbin, const JitOptions& options) {
+    const auto no_binary = [&](const std::string& why) {
+        refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU, why);
+    };
+    const auto entries = image::fatbin_entries(fatbin);
+    if (!entries) no_binary("the fatbin is malformed");
+    const Config& config = Runtime::get().device(0).config();
+    const image::Capability here{config.cc_major, config.cc_minor};
+    const auto* const entry = image::choose(*entries, here, image::Accept::ptx);
+    if (!entry) {
+        const bool later = std::any_of(entries->begin(), entries->end(),
+                                       [](const auto& other) { return other.is_ptx(); });
+        no_binary(later ? "the fatbin's PTX is for later GPUs than the software GPU's compute "
+                          "capability " +
+                              std::to_string(here.major) + "." + std::to_string(here.minor)
+                        : "the fatbin holds machine code of NVIDIA GPUs only; the software GPU "
+                          "executes PTX");
+    }
+    const auto code = image::unpack(*entry, kLargestText);
+    if (!code || code->empty()) no_binary("the fatbin's PTX is damaged");
+    const auto* const text = reinterpret_cast<const char*>(code->data());
+    return {text, ::strnlen(text, code->size())};
 }
 
 }  // namespace
@@ -77,12 +105,8 @@ void JitOptions::error(std::string_view text) const {
 
 Image read_image(const void* image, const JitOptions& options) {
     require(image != nullptr);
-    if (const auto fatbin = fatbin_of(image)) {
-        std::string why;
-        if (auto text = ptx_of_fatbin(*fatbin, why))
-            return {{std::move(*text)}, options.max_registers};
-        refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU, why);
-    }
+    if (const auto fatbin = image::fatbin_at(image))
+        return {{ptx_of(*fatbin, options)}, options.max_registers};
     const auto* const start = static_cast<const char*>(image);
     if (std::strncmp(start, "\177ELF", 4) == 0)
         refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU,

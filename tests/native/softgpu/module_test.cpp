@@ -3,6 +3,7 @@
 #include <string>
 
 #include "driver.hpp"
+#include "image/containers.hpp"
 #include "kernels.hpp"
 
 using namespace carrel::test;
@@ -62,29 +63,42 @@ TEST(machine_code_is_refused) {
     CHECK_EQ(driver().cuModuleLoadData(&module, ""), CUDA_ERROR_INVALID_IMAGE);
 }
 
+CUresult load(const std::string& fatbin) {
+    CUmodule module = nullptr;
+    return driver().cuModuleLoadData(&module, fatbin.data());
+}
+
 TEST(fatbins_give_up_their_ptx) {
     WithContext with;
-    const std::string text = kAdd;
-    const std::size_t padded = (text.size() + 1 + 7) / 8 * 8;
-    std::string image(16 + 64 + padded, '\0');
-    const auto put = [&](std::size_t at, auto value) {
-        std::memcpy(&image[at], &value, sizeof value);
+    const std::string text = kAdd, broken = "no PTX";
+    CHECK_EQ(load(fatbin_of({{kPtx, 80, text}})), CUDA_SUCCESS);
+    // Of several the highest that the device runs: what is before and beyond is not looked at.
+    CHECK_EQ(load(fatbin_of({{kPtx, 70, broken}, {kPtx, 80, text}, {kPtx, 90, broken}})),
+             CUDA_SUCCESS);
+    CHECK_EQ(load(fatbin_of({{kPtx, 90, text}})), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    CHECK_EQ(load(fatbin_of({{kCubin, 80, text}})), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    CHECK_EQ(load(fatbin_of({{kPtx, 80, broken, kZstd, 100}})), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    std::string beyond = fatbin_of({{kPtx, 80, text}});
+    put(beyond, 16 + 8, static_cast<std::uint64_t>(beyond.size()));
+    CHECK_EQ(load(beyond), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    put(beyond, 16 + 4, ~std::uint32_t{0});
+    CHECK_EQ(load(beyond), CUDA_ERROR_NO_BINARY_FOR_GPU);
+}
+
+TEST(a_linked_fatbin_ends_where_its_bytes_end) {
+    WithContext with;
+    const std::string fatbin = fatbin_of({{kPtx, 80, kAdd}});
+    CUlinkState state = nullptr;
+    REQUIRE(driver().cuLinkCreate_v2(0, nullptr, nullptr, &state) == CUDA_SUCCESS);
+    const auto add = [&](std::size_t size) {
+        return driver().cuLinkAddData_v2(state, CU_JIT_INPUT_FATBINARY,
+                                         const_cast<char*>(fatbin.data()), size, "fatbin", 0,
+                                         nullptr, nullptr);
     };
-    put(0, std::uint32_t{0xba55ed50});
-    put(4, std::uint16_t{1});
-    put(6, std::uint16_t{16});
-    put(8, std::uint64_t{64 + padded});
-    put(16, std::uint16_t{1});
-    put(16 + 4, std::uint32_t{64});
-    put(16 + 8, std::uint64_t{padded});
-    put(16 + 28, std::uint32_t{80});
-    std::memcpy(&image[80], text.data(), text.size());
-    CUmodule module = nullptr;
-    CHECK_EQ(driver().cuModuleLoadData(&module, image.data()), CUDA_SUCCESS);
-    put(16, std::uint16_t{2});  // now it says cubin
-    CHECK_EQ(driver().cuModuleLoadData(&module, image.data()), CUDA_ERROR_NO_BINARY_FOR_GPU);
-    put(16 + 8, std::uint64_t{padded + 1000});  // reaches beyond the end
-    CHECK_EQ(driver().cuModuleLoadData(&module, image.data()), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    CHECK_EQ(add(fatbin.size() - 1), CUDA_ERROR_INVALID_IMAGE);
+    CHECK_EQ(add(15), CUDA_ERROR_INVALID_IMAGE);
+    CHECK_EQ(add(fatbin.size()), CUDA_SUCCESS);
+    CHECK_EQ(driver().cuLinkDestroy(state), CUDA_SUCCESS);
 }
 
 TEST(libraries_serve_every_context) {

@@ -1,10 +1,12 @@
 // cuLink*: several PTX texts made one image.
 #include <cstring>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cuda_functions.hpp"
+#include "image/fatbin.hpp"
 #include "softgpu/module.hpp"
 #include "softgpu/runtime.hpp"
 
@@ -25,7 +27,9 @@ void add(LinkState& state, CUjitInputType type, std::string data, const char* na
         case CU_JIT_INPUT_PTX:
             break;
         case CU_JIT_INPUT_FATBINARY:
-            require(data.size() >= 64, CUDA_ERROR_INVALID_IMAGE);
+            // Nobody may read beyond the size that the caller gave.
+            require(carrel::image::fatbin_in(std::as_bytes(std::span(data))).has_value(),
+                    CUDA_ERROR_INVALID_IMAGE);
             break;
         case CU_JIT_INPUT_LIBRARY:
             // Libraries serve undefined symbols only. What libcudadevrt.a has, the engine has too;
