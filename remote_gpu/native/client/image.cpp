@@ -7,12 +7,12 @@
 #include <map>
 #include <mutex>
 
+#include "image/fatbin.hpp"
+
 namespace carrel::client {
 
 namespace {
 
-constexpr uint32_t kFatbinMagic = 0xBA55ED50;
-constexpr uint32_t kFatbinWrapperMagic = 0x466243B1;
 constexpr size_t kMaxImage = size_t{1} << 30;
 
 std::mutex mutex;
@@ -62,13 +62,14 @@ Image measure_image(const void* data) {
     if (std::memcmp(bytes, ELFMAG, 1) == 0 && std::memcmp(bytes, ELFMAG, SELFMAG) == 0) {
         return {data, elf_size(data)};
     }
-    if (bytes[0] == 0xB1 && load<uint32_t>(data, 0) == kFatbinWrapperMagic) {
-        return measure_image(load<const void*>(data, 8));
-    }
-    if (bytes[0] == 0x50 && load<uint32_t>(data, 0) == kFatbinMagic) {
-        return {data, load<uint16_t>(data, 6) + load<uint64_t>(data, 8)};
-    }
+    if (const auto fatbin = image::fatbin_at(data)) return {fatbin->data(), fatbin->size()};
     return {data, strnlen(static_cast<const char*>(data), kMaxImage) + 1};
+}
+
+std::vector<std::byte> only_fitting(const Image& image, unsigned major, unsigned minor) {
+    const auto fatbin = image::fatbin_in({static_cast<const std::byte*>(image.data), image.size});
+    if (!fatbin) return {};
+    return image::only_for(*fatbin, {major, minor}).value_or(std::vector<std::byte>{});
 }
 
 void remember_image(const void* data, size_t size) {

@@ -1,4 +1,5 @@
-// Modules and libraries: images go to the worker whole; kernels come back with their layouts.
+// Modules and libraries: images go to the worker, of fatbins what fits its GPU; kernels come back
+// with their layouts.
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -38,6 +39,11 @@ CUresult load(Call which, H* out, Image image, const JitOptions& options) {
     if (const CUresult bad = session().status()) return bad;
     if (!image.data) return CUDA_ERROR_INVALID_VALUE;
     if (!image.size) return CUDA_ERROR_INVALID_IMAGE;
+    int major = 0, minor = 0;
+    if (const CUresult bad = cuDeviceComputeCapability(&major, &minor, 0)) return bad;
+    const auto fitting =
+        only_fitting(image, static_cast<unsigned>(major), static_cast<unsigned>(minor));
+    if (!fitting.empty()) image = {fitting.data(), fitting.size()};
     if (image.size > wire::kMaxPayload / 2) return CUDA_ERROR_OUT_OF_MEMORY;
     if (const CUresult bad = options.check()) return bad;
     const uint32_t owner = kKindOf<H> == Kind::library ? 0 : current_context_name();
