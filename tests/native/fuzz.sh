@@ -27,7 +27,7 @@ build=build/native-fuzz
 cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1" -DCARREL_FUZZ=ON \
     "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
-cmake --build "$build" --target fuzz_decoder fuzz_ptx fuzz_zstd
+cmake --build "$build" --target fuzz_decoder fuzz_image fuzz_ptx fuzz_zstd
 
 # One process each, side by side; a finding is kept in the build folder and ends this with an error.
 fuzz() {
@@ -39,6 +39,7 @@ fuzz() {
 }
 declare -A running
 fuzz fuzz_decoder & running[fuzz_decoder]=$!
+fuzz fuzz_image & running[fuzz_image]=$!
 fuzz fuzz_zstd tests/native/image/frames & running[fuzz_zstd]=$!
 fuzz fuzz_ptx tests/native/softgpu/ptx/programs & running[fuzz_ptx]=$!
 failed=0
