@@ -65,7 +65,7 @@ test-native: $(VENV)/.installed ## native tests under ASan and UBSan, then under
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/native/run.sh address,undefined
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/native/run.sh thread
 
-fuzz: $(VENV)/.installed ## fuzz the wire decoder and the PTX engine for a minute (needs clang)
+fuzz: $(VENV)/.installed ## fuzz the wire decoder, the PTX engine and containers of code for a minute (needs clang)
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/native/fuzz.sh 60
 
 conformance: build ## numba-cuda's own tests on the software GPU; writes docs/conformance.md
