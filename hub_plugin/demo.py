@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from gpu_broker.client import BrokerClient, BrokerError
+from hub_plugin.ports import free_ports
 from remote_gpu import orphans
 
 HERE = Path(__file__).parent
@@ -109,7 +110,7 @@ class Demo:
         return kept
 
     def _parts(self) -> dict[str, Part]:
-        hub, proxy_api, broker, fleet, door = _free_ports(5)
+        hub, proxy_api, broker, fleet, door = free_ports(5)
         hub_url = f"http://127.0.0.1:{hub}"
         self.broker_url = f"http://127.0.0.1:{broker}"
         settings = {
@@ -341,14 +342,6 @@ def _proxy_program() -> str:
     if not found:
         raise DemoError(f"{PROXY} is missing. `make demo` installs it; or: npm install -g {PROXY}")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as open_sockets:
-        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _mib(text: str) -> int:

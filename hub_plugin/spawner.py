@@ -23,6 +23,7 @@ from traitlets.config import LoggingConfigurable
 from gpu_broker.client import AsyncBrokerClient, BrokerError, Denied, NotFound, Unavailable
 from gpu_broker.models import Capacity, Credentials, Quota
 from hub_plugin import form
+from hub_plugin.ports import free_ports
 from hub_plugin.refusal import INVALID, refusal, refused_by_broker
 from hub_plugin.slices import InvalidChoice, Size, Slice, from_form, from_options, read_sizes
 from remote_gpu.environment import slice_environment, without_slice
@@ -372,6 +373,11 @@ class CarrelLocalSpawner(GPULeaseMixin, SimpleLocalProcessSpawner):  # type: ign
     """Servers as processes of the hub's own account, with private homes. For demos and trials:
     nothing keeps one person's processes from another's.
     """
+
+    async def start(self) -> Any:
+        """Starts the server on a port that no other start of this hub was given."""
+        self.port: int = self.port or free_ports(1)[0]
+        return await super().start()
 
     def make_preexec_fn(self, name: str) -> Any:
         """Makes the home on first use, for this account only."""

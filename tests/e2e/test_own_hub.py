@@ -16,7 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.demo import Demo, eventually, free_ports
+from hub_plugin.ports import free_ports
+from tests.support.demo import Demo, eventually
 from tests.support.hub import Person
 
 ROOT = Path(__file__).parents[2]
@@ -96,10 +97,10 @@ def test_the_hub_starts_the_broker_and_takes_it_along(tmp_path: Path) -> None:
             admin.close()
         # Not even a hub that is killed leaves a broker behind, to hold the next one's port.
         children = process.children(recursive=True)
-        process.kill()
-        process.wait(10)
         brokers = [each for each in children if _is_broker(each)]
         assert brokers
+        process.kill()
+        process.wait(10)
         _, alive = psutil.wait_procs(brokers, 30)
         assert not alive
         for child in children:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import psutil
 
 from gpu_broker.client import BrokerClient
 from gpu_broker.models import Lease
+from hub_plugin.ports import free_ports
 from tests.support.hub import Person
 
 LIVE = ("queued", "granted", "active", "idle")
@@ -31,15 +30,6 @@ def eventually(what: Callable[[], Any], why: str, within_s: float = 20) -> Any:
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {why}"
         time.sleep(0.1)
     return value
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports that nobody on loopback listens on now."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class Demo:
