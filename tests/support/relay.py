@@ -3,14 +3,17 @@
 ``python -m tests.support.relay CUT[,CUT…] -- COMMAND``: each CUT is ``BYTES:SECONDS[:how]``. Once
 so many bytes have gone through the relay since the last cut, all connections break in the middle of
 whatever they carry, and for so many seconds nobody is let in. ``how`` is ``fin`` (an orderly end,
-the default), ``rst`` (a reset) or ``mute`` (bytes vanish for as long, then a reset).
+the default), ``rst`` (a reset) or ``mute`` (bytes vanish for as long, then a reset). ``signal``
+instead of a number: the command, whose parent is the relay, says when by sending SIGUSR1.
 
 Prints, last of all, a line with the number of cuts made; exits with the command's status.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -24,7 +27,7 @@ _PART = 64 * 1024
 class Relay:
     """Forwards connections to ``target`` until the next cut is due."""
 
-    def __init__(self, target: tuple[str, int], cuts: list[tuple[int, float, str]]) -> None:
+    def __init__(self, target: tuple[str, int], cuts: list[tuple[float, float, str]]) -> None:
         self.target, self.cuts = target, cuts
         self.made = self.connections = 0
         self._passed = 0
@@ -64,6 +67,13 @@ class Relay:
         for one in (source, sink):
             self._break(one, "fin")
 
+    def cut_now(self, *_: object) -> None:
+        """Makes the cut that waits for a signal, with the next bytes. A handler of signals."""
+        with self._lock:
+            if self.made < len(self.cuts) and self.cuts[self.made][0] == math.inf:
+                self._passed = 0
+                self.cuts[self.made] = (0, *self.cuts[self.made][1:])
+
     def _allow(self, size: int) -> int:
         """How many of ``size`` bytes still pass; makes the cut that is due."""
         with self._lock:
@@ -74,7 +84,7 @@ class Relay:
             if self._passed < limit:
                 return size
             self.made += 1
-            before, self._passed = max(0, size - (self._passed - limit)), 0
+            before, self._passed = max(0, size - int(self._passed - limit)), 0
             self._closed_until = time.monotonic() + seconds
             broken, self._open = self._open, set()
         if how == "mute":
@@ -98,12 +108,15 @@ class Relay:
 
 def main() -> None:
     split = sys.argv.index("--")
-    cuts = []
+    cuts: list[tuple[float, float, str]] = []
     for text in sys.argv[1].split(","):
         size, seconds, *how = text.split(":")
-        cuts.append((int(size), float(seconds), how[0] if how else "fin"))
+        cuts.append(
+            (math.inf if size == "signal" else int(size), float(seconds), how[0] if how else "fin")
+        )
     host, _, port = os.environ["CARREL_ENDPOINT"].rpartition(":")
     relay = Relay((host, int(port)), cuts)
+    signal.signal(signal.SIGUSR1, relay.cut_now)
     env = {**os.environ, "CARREL_ENDPOINT": f"127.0.0.1:{relay.port}"}
     status = subprocess.run(sys.argv[split + 1 :], env=env).returncode
     print(f"relay: {relay.made} cuts, {relay.connections} connections", flush=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,13 @@ SECONDS = 560
 pytestmark = pytest.mark.timeout(SECONDS + 30)
 
 
-def run(program: str, *arguments: str, cache: Path) -> str:
-    """Runs a program of this folder on a slice; its output."""
+def run(program: str, *arguments: str, cache: Path, under: Sequence[str] = ()) -> str:
+    """Runs a program of this folder on a slice, ``under`` another command; its output."""
     assert TORCH_PYTHON.exists(), f"{TORCH_PYTHON} is missing: run make test-torch"
     done = subprocess.run(
         [
             sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=1GiB", "--",
-            str(TORCH_PYTHON), str(HERE / program), *arguments,
+            *under, str(TORCH_PYTHON), str(HERE / program), *arguments,
         ],
         env={
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
@@ -67,3 +68,11 @@ def test_device(subject: str, tmp_path: Path) -> None:
 def test_training_agrees_with_the_cpu(model: str, tmp_path: Path) -> None:
     """Ten steps of a compiled model; the losses as on the CPU, to 1e-4."""
     assert "10 losses agree" in run("training.py", model, cache=tmp_path)
+
+
+def test_training_goes_on_when_the_cable_is_pulled(tmp_path: Path) -> None:
+    """Two seconds without a connection, in the middle of the loop: the same losses."""
+    relay = (sys.executable, "-m", "tests.support.relay", "signal:2", "--")
+    done = run("training.py", "mlp", "cut", cache=tmp_path, under=relay)
+    assert "10 losses agree" in done
+    assert "relay: 1 cuts, 2 connections" in done

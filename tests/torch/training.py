@@ -1,10 +1,13 @@
 """Trains a model for ten steps on the CPU and, compiled, on the slice; compares the losses.
-Argument: mlp or transformer.
+Arguments: mlp or transformer, and ``cut`` for a program under tests.support.relay that has its
+connection broken in the middle of the loop.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -66,6 +69,7 @@ def train(
     batches: list[tuple[Tensor, Tensor]],
     loss_of: Callable[[Tensor, Tensor], Tensor],
     device: str,
+    halfway: Callable[[], None] = lambda: None,
 ) -> list[float]:
     model = model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -77,7 +81,9 @@ def train(
     if device == "cuda":
         forward, step = torch.compile(forward), torch.compile(lambda: optimizer.step())
     losses = []
-    for x, y in batches:
+    for number, (x, y) in enumerate(batches):
+        if number == STEPS // 2:
+            halfway()
         optimizer.zero_grad()
         loss = forward(x.to(device), y.to(device))
         loss.backward(torch.ones(()).to(device))  # the default would be filled by a kernel
@@ -86,7 +92,11 @@ def train(
     return losses
 
 
-def main(kind: str) -> None:
+def cut_the_connection() -> None:
+    os.kill(os.getppid(), signal.SIGUSR1)
+
+
+def main(kind: str, *options: str) -> None:
     torch.manual_seed(0)
     if kind == "mlp":
         model: nn.Module = Mlp()
@@ -103,7 +113,8 @@ def main(kind: str) -> None:
             return F.cross_entropy(out.flatten(0, 1), target.flatten())
 
     cpu = train(copy.deepcopy(model), batches, loss_of, "cpu")
-    gpu = train(model, batches, loss_of, "cuda")
+    halfway = cut_the_connection if "cut" in options else lambda: None
+    gpu = train(model, batches, loss_of, "cuda", halfway)
     print("CPU  ", *(f"{loss:.6f}" for loss in cpu))
     print("slice", *(f"{loss:.6f}" for loss in gpu))
     worst = max(abs(a - b) for a, b in zip(cpu, gpu, strict=True))
@@ -113,4 +124,4 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
