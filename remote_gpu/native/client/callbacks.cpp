@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "client/forward.hpp"
+#include "client/work.hpp"
 #include "cuda_functions.hpp"
 
 using namespace carrel;
@@ -37,6 +38,7 @@ class HostCalls {
     uint64_t add(const HostCall& call) {
         const std::lock_guard lock(mutex_);
         if (!started_) start();
+        work.host_functions.store(true, std::memory_order_relaxed);
         pending_[++last_] = call;
         changed_.notify_all();
         return last_;

@@ -3,6 +3,8 @@
 #include "client/forward.hpp"
 #include "client/memory.hpp"
 #include "client/mirror.hpp"
+#include "client/settled.hpp"
+#include "client/work.hpp"
 #include "cuda_functions.hpp"
 
 namespace carrel::client {
@@ -44,8 +46,15 @@ CUresult send_piece(CUdeviceptr to, const void* from, size_t bytes, CUstream str
         }
         return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
     }
-    if (bytes < wire::kInlineData) return session().post(number, context->wire, encode);
-    return session().transact(number, context->wire, encode, nullptr, {from, bytes});
+    const uint64_t before = session().calls();
+    const CUresult bad =
+        bytes < wire::kInlineData
+            ? session().post(number, context->wire, encode)
+            : session().transact(number, context->wire, encode, nullptr, {from, bytes});
+    // A host function before it runs in this process, and is to be waited for.
+    if (!bad && !work.host_functions.load(std::memory_order_relaxed))
+        settled.note(stream, context->wire, before);
+    return bad;
 }
 
 }  // namespace
@@ -117,11 +126,14 @@ CUresult fetch_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
     pending.sink = static_cast<std::byte*>(to);
     pending.sink_size = bytes;
     const auto encode = [&](wire::Writer& w) { put_copy(w, from, bytes, stream); };
+    const uint64_t before = session().calls();
     if (const CUresult bad = session().transact(static_cast<uint16_t>(wire::Internal::copy_out),
                                                 context->wire, encode, &pending)) {
         return bad;
     }
-    return session().settle(static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>()));
+    const auto result = static_cast<CUresult>(wire::Reader(pending.body()).get<int32_t>());
+    if (!result) settled.note(stream, context->wire, before);
+    return session().settle(result);
 }
 
 CUresult copy_any(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {

@@ -39,7 +39,8 @@ void copy_text(char* to, int room, const std::string& text) {
 }  // namespace
 
 CUresult CUDAAPI cuInit(unsigned int Flags) {
-    trace(Call::cuInit, true);
+    // The runtime says it with each of its calls; only the first goes anywhere.
+    trace(Call::cuInit, session().status() == CUDA_ERROR_NOT_INITIALIZED);
     if (Flags) return CUDA_ERROR_INVALID_VALUE;
     return session().attach();
 }

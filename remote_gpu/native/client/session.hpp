@@ -64,6 +64,8 @@ class Session {
         return static_cast<CUresult>(status);
     }
     const wire::Snapshot& snapshot() const { return snapshot_; }
+    // Calls that have been appended so far.
+    uint64_t calls() const { return calls_.load(std::memory_order_relaxed); }
 
     // Appends a call without an answer. `encode(Writer&)` may throw BadHandle.
     template <class E>
@@ -154,6 +156,7 @@ class Session {
         }
         header.size = static_cast<uint32_t>(pending_.size() - start);
         pending_.patch(at, header);
+        calls_.store(calls_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
         return true;
     }
 
@@ -170,6 +173,7 @@ class Session {
     void explain_fork() const;
 
     std::atomic<int> status_{CUDA_ERROR_NOT_INITIALIZED};
+    std::atomic<uint64_t> calls_{0};           // written with send_ held
     std::atomic<int> deferred_{CUDA_SUCCESS};  // an error that surfaces once
     static constexpr size_t kLibraries = 32;
     std::atomic<int> library_failures_[kLibraries] = {};

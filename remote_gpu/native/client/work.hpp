@@ -8,9 +8,10 @@
 namespace carrel::client {
 
 struct Work {
-    std::atomic<uint64_t> issued{0};    // operations so far
-    std::atomic<uint64_t> finished{0};  // operations known to be complete
-    std::atomic<bool> streams{false};   // the program has created streams or contexts
+    std::atomic<uint64_t> issued{0};          // operations so far
+    std::atomic<uint64_t> finished{0};        // operations known to be complete
+    std::atomic<bool> streams{false};         // the program has created streams or contexts
+    std::atomic<bool> host_functions{false};  // and has had functions of its own called
 };
 
 inline Work work;

@@ -185,4 +185,22 @@ TEST(a_bad_pipelined_call_surfaces_once) {
     }));
 }
 
+// A synchronise that follows a copy asks nobody; the failure is then the next one's to tell.
+TEST(a_failure_before_a_copy_surfaces_once) {
+    CHECK(in_process([] {
+        worker();
+        CUdeviceptr d = 0;
+        if (cuMemAlloc_v2(&d, 16) != CUDA_SUCCESS) return false;
+        for (int round = 0; round < 3; ++round) {
+            if (cuMemsetD8_v2(d + (uint64_t{1} << 38), 0, 16) != CUDA_SUCCESS) return false;
+            if (cuMemcpyHtoDAsync_v2(d, "fifteen letters", 16, nullptr) != CUDA_SUCCESS)
+                return false;
+            const bool told = cuStreamSynchronize(nullptr) != CUDA_SUCCESS;
+            if ((cuCtxSynchronize() != CUDA_SUCCESS) == told) return false;
+            if (cuCtxSynchronize() != CUDA_SUCCESS) return false;
+        }
+        return true;
+    }));
+}
+
 CARREL_TEST_MAIN

@@ -167,6 +167,52 @@ TEST(waiting_does_not_block_other_threads) {
     OK(cuStreamDestroy_v2(slow));
 }
 
+TEST(a_synchronise_after_a_copy_is_answered_here) {
+    worker();
+    CUstream stream = nullptr;
+    CUstream other = nullptr;
+    OK(cuStreamCreate(&stream, 1));
+    OK(cuStreamCreate(&other, 1));
+    CUdeviceptr there = 0;
+    OK(cuMemAlloc_v2(&there, 64));
+    int number = 7;
+    const auto asked = [](CUstream which) {
+        const uint64_t before = session().calls();
+        OK(cuStreamSynchronize(which));
+        return session().calls() - before;
+    };
+    OK(cuMemcpyHtoDAsync_v2(there, &number, sizeof number, stream));
+    CHECK_EQ(asked(stream), 0u);
+    CHECK_EQ(asked(stream), 0u);
+    CHECK_EQ(asked(other), 1u);  // of another stream nothing is known
+    CHECK_EQ(asked(stream), 1u);
+    OK(cuMemcpyDtoHAsync_v2(&number, there, sizeof number, stream));
+    CHECK_EQ(number, 7);
+    CHECK_EQ(asked(stream), 0u);
+    OK(cuMemsetD8Async(there, 1, sizeof number, stream));
+    CHECK_EQ(asked(stream), 1u);
+    // Another thread's call in between.
+    OK(cuMemcpyHtoDAsync_v2(there, &number, sizeof number, stream));
+    std::thread([&] {
+        worker();
+        CHECK_EQ(asked(stream), 1u);
+    }).join();
+    CHECK_EQ(asked(stream), 1u);
+    // Not with a host function before it: it may not have run.
+    std::atomic<bool> ran{false};
+    const auto slow = [](void* flag) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        *static_cast<std::atomic<bool>*>(flag) = true;
+    };
+    OK(cuLaunchHostFunc(stream, slow, &ran));
+    OK(cuMemcpyHtoDAsync_v2(there, &number, sizeof number, stream));
+    OK(cuStreamSynchronize(stream));
+    CHECK(ran);
+    OK(cuMemFree_v2(there));
+    OK(cuStreamDestroy_v2(other));
+    OK(cuStreamDestroy_v2(stream));
+}
+
 TEST(an_answer_that_another_thread_has_read_wakes_who_waits_for_it) {
     worker();
     std::atomic<bool> done{false};
