@@ -23,8 +23,8 @@ SECONDS = 560
 pytestmark = pytest.mark.timeout(SECONDS + 30)
 
 
-def run(program: str, *arguments: str, cache: Path, under: Sequence[str] = ()) -> str:
-    """Runs a program of this folder on a slice, ``under`` another command; its output."""
+def run(program: str, *arguments: str, cache: Path, under: Sequence[str] = (), **env: str) -> str:
+    """Runs a program of this folder on a slice, ``under`` another command; all that it printed."""
     assert TORCH_PYTHON.exists(), f"{TORCH_PYTHON} is missing: run make test-torch"
     done = subprocess.run(
         [
@@ -36,6 +36,7 @@ def run(program: str, *arguments: str, cache: Path, under: Sequence[str] = ()) -
             "PYTHONPATH": str(ROOT),
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "TRITON_CACHE_DIR": str(cache / "triton"),
+            **env,
         },
         cwd=cache,
         capture_output=True,
@@ -44,7 +45,7 @@ def run(program: str, *arguments: str, cache: Path, under: Sequence[str] = ()) -
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,24 @@ def test_device(subject: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["mlp", "transformer"])
 def test_training_agrees_with_the_cpu(model: str, tmp_path: Path) -> None:
     """Ten steps of a compiled model; the losses as on the CPU, to 1e-4."""
-    assert "10 losses agree" in run("training.py", model, cache=tmp_path)
+    assert "10 losses agree" in run("training.py", model, "10", cache=tmp_path)
 
 
 def test_training_goes_on_when_the_cable_is_pulled(tmp_path: Path) -> None:
     """Two seconds without a connection, in the middle of the loop: the same losses."""
     relay = (sys.executable, "-m", "tests.support.relay", "signal:2", "--")
-    done = run("training.py", "mlp", "cut", cache=tmp_path, under=relay)
+    done = run("training.py", "mlp", "10", "cut", cache=tmp_path, under=relay)
     assert "10 losses agree" in done
     assert "relay: 1 cuts, 2 connections" in done
+
+
+def test_a_step_waits_only_for_its_loss(tmp_path: Path) -> None:
+    """The round trips that ten more steps take: one each, where the program reads the loss."""
+
+    def round_trips(steps: int) -> int:
+        done = run("training.py", "mlp", str(steps), cache=tmp_path, CARREL_TRACE="summary")
+        (line,) = [line for line in done.splitlines() if line.endswith("  in all")]
+        return int(line.split()[2])
+
+    round_trips(2)  # compiles, and measures what it compiles
+    assert round_trips(12) - round_trips(2) == 10

@@ -1,6 +1,6 @@
-"""Trains a model for ten steps on the CPU and, compiled, on the slice; compares the losses.
-Arguments: mlp or transformer, and ``cut`` for a program under tests.support.relay that has its
-connection broken in the middle of the loop.
+"""Trains a model on the CPU and, compiled, on the slice; compares the losses.
+Arguments: mlp or transformer; the number of steps; and ``cut`` for a program under
+tests.support.relay that has its connection broken in the middle of the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch._inductor.config as inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEPS = 10
 TOLERANCE = 1e-4
 # It would compute constants while compiling, with PyTorch's own kernels.
 inductor.joint_graph_constant_folding = False
@@ -82,7 +81,7 @@ def train(
         forward, step = torch.compile(forward), torch.compile(lambda: optimizer.step())
     losses = []
     for number, (x, y) in enumerate(batches):
-        if number == STEPS // 2:
+        if number == len(batches) // 2:
             halfway()
         optimizer.zero_grad()
         loss = forward(x.to(device), y.to(device))
@@ -96,17 +95,17 @@ def cut_the_connection() -> None:
     os.kill(os.getppid(), signal.SIGUSR1)
 
 
-def main(kind: str, *options: str) -> None:
+def main(kind: str, steps: int, *options: str) -> None:
     torch.manual_seed(0)
     if kind == "mlp":
         model: nn.Module = Mlp()
-        batches = [(torch.randn(8, 16), torch.randn(8, 4)) for _ in range(STEPS)]
+        batches = [(torch.randn(8, 16), torch.randn(8, 4)) for _ in range(steps)]
         loss_of: Callable[[Tensor, Tensor], Tensor] = F.mse_loss
     else:
         model = Transformer()
         words, shape = Transformer.words, (4, Transformer.length)
         batches = [
-            (torch.randint(0, words, shape), torch.randint(0, words, shape)) for _ in range(STEPS)
+            (torch.randint(0, words, shape), torch.randint(0, words, shape)) for _ in range(steps)
         ]
 
         def loss_of(out: Tensor, target: Tensor) -> Tensor:
@@ -118,10 +117,10 @@ def main(kind: str, *options: str) -> None:
     print("CPU  ", *(f"{loss:.6f}" for loss in cpu))
     print("slice", *(f"{loss:.6f}" for loss in gpu))
     worst = max(abs(a - b) for a, b in zip(cpu, gpu, strict=True))
-    assert len(set(cpu)) == STEPS
+    assert len(set(cpu)) == steps
     assert worst <= TOLERANCE, worst
     print(f"{len(gpu)} losses agree to {worst:.1e}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
