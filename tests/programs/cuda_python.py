@@ -47,6 +47,11 @@ def main() -> None:
     module = ok(driver.cuModuleLoadData(compiled(10 * major + minor)))
     saxpy = ok(driver.cuModuleGetFunction(module, b"saxpy"))
 
+    # Nothing is in the driver's log of errors.
+    log = b" " * 100
+    assert ok(driver.cuLogsDumpToMemory(ok(driver.cuLogsCurrent(0)), log, len(log), 0))[1] == 0
+    assert log[0] == 0
+
     n = 10_000
     x, y = np.arange(n, dtype=np.float32), np.ones(n, np.float32)
     stream = ok(driver.cuStreamCreate(0))
