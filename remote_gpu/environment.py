@@ -17,6 +17,7 @@ CLIENT_LIB = LIB / "client"
 AUDIT_LIBRARY = CLIENT_LIB / "libcarrel-audit.so"
 SOFTWARE_DRIVER = LIB / "libcarrel-softgpu.so"
 SOFTWARE_LIBRARIES = LIB / "softgpu"  # CUDA's libraries as far as the software GPU has them
+NULL_LIBRARIES = LIB / "null"  # the same for the null device: all of them, computing nothing
 WORKER = LIB / "carrel-worker"
 SLICE_BIN = PACKAGE / "bin"  # holds `nvidia-smi`, a name for carrel-smi
 
@@ -84,6 +85,34 @@ def slice_environment(
     flags = env.get("NVCC_APPEND_FLAGS", "")
     if "cudart" not in flags:  # the user's own choice stays
         env["NVCC_APPEND_FLAGS"] = f"{flags} {NVCC_FLAGS}".strip()
+    return env
+
+
+def local_environment(
+    setting: str, libraries: Path, folder: Path, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The environment of a program that has a software GPU in its own process: no node, no worker,
+    no network between them. What the way through a slice costs is measured against it.
+
+    Args:
+        setting: the value of ``CARREL_SOFTGPU``.
+        libraries: the folder of CUDA's libraries for that device.
+        folder: an empty folder, which must last as long as the program.
+        base: what the environment is made from (default: this process's).
+    """
+    env = without_slice(os.environ if base is None else base)
+    (folder / "libcuda.so.1").symlink_to(SOFTWARE_DRIVER)
+    for library in libraries.iterdir():
+        (folder / library.name).symlink_to(library)
+    for library in CLIENT_LIB.iterdir():  # the runtime, and what is the same everywhere
+        own = library.name.startswith(("libcudart", "libcupti", "libcufile", "libnvshmem"))
+        if own or library == AUDIT_LIBRARY:
+            (folder / library.name).symlink_to(library)
+    env["CARREL_SOFTGPU"] = setting
+    env["LD_AUDIT"] = str(folder / AUDIT_LIBRARY.name)
+    env["TRITON_LIBCUDA_PATH"] = str(folder)
+    if found := openblas():
+        env["CARREL_OPENBLAS"] = str(found)
     return env
 
 

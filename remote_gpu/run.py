@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ _MAX_LABEL = 256
 _EXAMPLES = """
 examples:
   carrel-run --software-gpu vram=8GiB -- python prog.py     no GPU needed
+  carrel-run --null-gpu vram=8GiB,model=H100 -- python prog.py
+                                        a device that computes nothing and takes the time that an
+                                        H100 might: for measuring the way to it, not for results
   carrel-run --vram 2GiB -- python prog.py                  2 GiB of this machine's GPU
   carrel-run --broker https://hub.example.edu/services/gpu --vram 2GiB --tflops 5 -- python prog.py
                                         a lease from a broker; the token is read from CARREL_TOKEN
@@ -100,6 +104,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "also sms=N, cc=8.0, name=…",
     )
     parser.add_argument(
+        "--null-gpu",
+        metavar="vram=SIZE[,…]",
+        dest="null",
+        help="use a null device: it accepts any code, keeps memory, computes nothing, and lets "
+        "launches take a modelled time, for example vram=8GiB,model=H100; timing=none: no time",
+    )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="with --software-gpu or --null-gpu: the device in the program's own process, without "
+        "a worker and a network between them, to measure against",
+    )
+    parser.add_argument(
         "--driver",
         type=Path,
         metavar="PATH",
@@ -116,6 +133,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         arguments.command = arguments.command[1:]
     if not arguments.command:
         parser.error("no command given; write it after --")
+    if arguments.null is not None:
+        if arguments.software:
+            parser.error("--null-gpu and --software-gpu exclude each other")
+        arguments.software = f"null=1,{arguments.null}".rstrip(",")
+    if arguments.local and not arguments.software:
+        parser.error("--local needs --software-gpu or --null-gpu")
+    if arguments.local and (arguments.vram or arguments.tflops):
+        parser.error("--local is the whole device; give its size with --null-gpu vram=SIZE")
     if arguments.broker and (arguments.software or arguments.driver):
         parser.error("--broker uses the broker's GPUs; leave out --software-gpu and --driver")
     if arguments.software and arguments.driver:
@@ -201,6 +226,8 @@ async def _run_private(arguments: argparse.Namespace, signals: Signals) -> int:
             raise Failure("--software-gpu: a slice is of one GPU; leave count out")
         setting = f"count=1,{arguments.software}"
         gpus = inventory.software_gpus(setting)
+        if arguments.local:
+            return await _run_local(arguments.command, setting, gpus[0], signals)
     else:
         setting = ""
         gpus = inventory.nvidia_gpus(arguments.driver or Path("libcuda.so.1"))
@@ -220,11 +247,18 @@ async def _run_private(arguments: argparse.Namespace, signals: Signals) -> int:
         lease = f"private-{secrets.token_hex(4)}"
         node.admit(lease, key, gpu.uuid, vram_mib, tflops, math.inf)
         env = environment.slice_environment(
-            node.endpoint, lease, key.hex(), arguments.name, software=gpu.software
+            node.endpoint, lease, key.hex(), arguments.name, software=gpu.needs_ptx
         )
         return await _run_program(arguments.command, env, signals)
     finally:
         await node.close("the program has ended")
+
+
+async def _run_local(command: list[str], setting: str, gpu: inventory.Gpu, signals: Signals) -> int:
+    assert gpu.libraries
+    with tempfile.TemporaryDirectory(prefix="carrel-local-") as folder:
+        env = environment.local_environment(setting, gpu.libraries, Path(folder))
+        return await _run_program(command, env, signals)
 
 
 # --- a lease from a broker -----------------------------------------------------------------------

@@ -41,6 +41,12 @@ class Gpu:
     driver_version: str
     cuda_version: int
     libraries: Path | None = None  # a folder in which its workers find CUDA's libraries
+    computes: bool = True  # a null device does not
+
+    @property
+    def needs_ptx(self) -> bool:
+        """Whether programs must hand over PTX, because machine code does not run there."""
+        return self.software and self.computes
 
 
 def software_setting(count: int, vram: str, state: Path | None, extra: str = "") -> str:
@@ -54,13 +60,14 @@ def software_setting(count: int, vram: str, state: Path | None, extra: str = "")
 
 
 def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
-    """The software GPUs that ``setting`` (``CARREL_SOFTGPU``) describes.
+    """The software GPUs (null devices among them) that ``setting`` (``CARREL_SOFTGPU``) describes.
 
     Raises:
         NoGpu: the library is missing or refuses the setting.
     """
     from .. import __version__
 
+    computes = not re.search(r"(^|,)\s*null\s*=\s*1\s*(,|$)", setting)
     try:
         found = _probe(environment.SOFTWARE_DRIVER, {"CARREL_SOFTGPU": setting})
     except NoGpu as error:
@@ -83,7 +90,8 @@ def software_gpus(setting: str, tflops: float | None = None) -> list[Gpu]:
             driver=environment.SOFTWARE_DRIVER,
             driver_version=__version__,
             cuda_version=device["cuda_version"],
-            libraries=environment.SOFTWARE_LIBRARIES,
+            libraries=environment.SOFTWARE_LIBRARIES if computes else environment.NULL_LIBRARIES,
+            computes=computes,
         )
         for device in found
     ]

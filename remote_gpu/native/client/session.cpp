@@ -461,6 +461,8 @@ void Session::forgive() {
 }
 
 void Session::lose(CUresult error, const std::string& reason) {
+    const bool leaving = leaving_.load(std::memory_order_acquire);
+    if (leaving) error = CUDA_ERROR_DEINITIALIZED;
     {
         const std::lock_guard lock(wait_);
         if (!connected_.exchange(false)) return;
@@ -475,6 +477,7 @@ void Session::lose(CUresult error, const std::string& reason) {
     }
     channel_.shutdown();
     changed_.notify_all();
+    if (leaving) return;
     CARREL_WARNING(
         "the GPU session ended: %s. Its device memory is gone; restart the kernel or the program "
         "to attach again.",
@@ -492,6 +495,7 @@ void Session::after_fork() {
 }
 
 void Session::leave() {
+    leaving_.store(true, std::memory_order_release);
     if (connected_.load(std::memory_order_acquire)) channel_.transport().end_sending();
 }
 

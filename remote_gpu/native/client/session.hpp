@@ -179,6 +179,7 @@ class Session {
     std::atomic<int> library_failures_[kLibraries] = {};
     std::atomic<bool> forked_{false};
     std::atomic<bool> connected_{false};
+    std::atomic<bool> leaving_{false};
     std::mutex attach_;
     bool attached_ = false;
     CUresult attach_result_ = CUDA_SUCCESS;

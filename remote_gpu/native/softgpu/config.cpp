@@ -4,9 +4,14 @@
 #include <charconv>
 #include <stdexcept>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace carrel::softgpu {
 namespace {
+
+constexpr std::string_view kKeys =
+    "count, vram, name, sms, cc, threads, watchdog, state, null, model, timing";
 
 [[noreturn]] void refuse(std::string_view key, std::string_view value, std::string_view allowed) {
     throw std::invalid_argument("CARREL_SOFTGPU: " + std::string(key) + "=" + std::string(value) +
@@ -62,15 +67,33 @@ void set(Config& config, std::string_view key, std::string_view value) {
         config.watchdog_seconds = static_cast<unsigned>(number(key, value, 0, 1'000'000));
     } else if (key == "state") {
         config.state = value;
-    } else {
-        refuse(key, value, "one of count, vram, name, sms, cc, threads, watchdog, state");
+    } else if (key == "timing") {
+        if (value != "modelled" && value != "none") refuse(key, value, "modelled or none");
+        config.timed = value == "modelled";
+    } else if (key != "null" && key != "model") {  // read before all others
+        refuse(key, value, "one of " + std::string(kKeys));
     }
+}
+
+// What a null device is unless other keys say otherwise.
+void set_null(Config& config, std::string_view wanted, std::string_view model) {
+    if (wanted.empty() && model.empty()) return;
+    if (wanted != "1" && wanted != "0") refuse("null", wanted, "0 or 1; a model needs null=1");
+    if (wanted == "0") return;
+    config.null = find_model(model.empty() ? "H100" : model);
+    if (!config.null) refuse("model", model, "one of " + std::string(model_names()));
+    config.name = "Carrel null device (" + std::string(config.null->name) + " model)";
+    config.multiprocessors = config.null->multiprocessors;
+    config.cc_major = config.null->cc_major;
+    config.cc_minor = config.null->cc_minor;
 }
 
 }  // namespace
 
 Config parse_config(std::string_view text) {
     Config config;
+    std::vector<std::pair<std::string_view, std::string_view>> items;
+    std::string_view null, model;
     while (!text.empty()) {
         const std::size_t comma = std::min(text.find(','), text.size());
         const std::string_view item = text.substr(0, comma);
@@ -78,10 +101,14 @@ Config parse_config(std::string_view text) {
         if (item.empty()) continue;
         const std::size_t equals = item.find('=');
         if (equals == std::string_view::npos)
-            refuse(item, "",
-                   "key=value with a key of count, vram, name, sms, cc, threads, watchdog, state");
-        set(config, item.substr(0, equals), item.substr(equals + 1));
+            refuse(item, "", "key=value with a key of " + std::string(kKeys));
+        const auto& [key, value] =
+            items.emplace_back(item.substr(0, equals), item.substr(equals + 1));
+        if (key == "null") null = value;
+        if (key == "model") model = value;
     }
+    set_null(config, null, model);
+    for (const auto& [key, value] : items) set(config, key, value);
     if (config.host_threads == 0)
         config.host_threads =
             std::clamp(std::thread::hardware_concurrency(), 1u, config.multiprocessors);

@@ -91,9 +91,9 @@ void Context::sweep_streams() {
     });
 }
 
-OperationPtr Context::place(Stream& stream, std::function<void()> work,
-                            std::span<const OperationPtr> after, bool by_caller) {
-    auto operation = std::make_shared<Operation>(std::move(work), -stream.priority);
+OperationPtr Context::place(Stream& stream, Task task, std::span<const OperationPtr> after,
+                            bool by_caller) {
+    auto operation = std::make_shared<Operation>(std::move(task), -stream.priority);
     const std::lock_guard lock(streams_mutex_);
     std::vector<OperationPtr> waits(after.begin(), after.end());
     waits.push_back(stream.last);
@@ -113,17 +113,17 @@ OperationPtr Context::place(Stream& stream, std::function<void()> work,
     return operation;
 }
 
-std::function<void()> Context::unless_failed(std::function<void()> work) {
-    return [self = shared_from_this(), work = std::move(work)] {
+Task Context::unless_failed(Task task) {
+    if (!task.work) return task;
+    return [self = shared_from_this(), work = std::move(task.work)] {
         if (self->error() != CUDA_SUCCESS) return;
         const CUresult result = guarded(work);
         if (result != CUDA_SUCCESS) self->fail(result, "");
     };
 }
 
-OperationPtr Context::enqueue(Stream& stream, std::function<void()> work,
-                              std::span<const OperationPtr> after) {
-    return place(stream, unless_failed(std::move(work)), after, false);
+OperationPtr Context::enqueue(Stream& stream, Task task, std::span<const OperationPtr> after) {
+    return place(stream, unless_failed(std::move(task)), after, false);
 }
 
 void Context::enqueue_and_run(Stream& stream, std::function<void()> work) {
@@ -133,19 +133,19 @@ void Context::enqueue_and_run(Stream& stream, std::function<void()> work) {
     require_usable();
 }
 
-OperationPtr Context::follow(std::function<void()> work, std::span<const OperationPtr> after,
-                             bool always) {
+OperationPtr Context::follow(Task task, std::span<const OperationPtr> after, bool always) {
     auto operation =
-        std::make_shared<Operation>(always ? std::move(work) : unless_failed(std::move(work)));
+        std::make_shared<Operation>(always ? std::move(task) : unless_failed(std::move(task)));
     Runtime::get().scheduler().submit(operation, after);
     return operation;
 }
 
-OperationPtr Context::enqueue_always(Stream& stream, std::function<void()> work,
+OperationPtr Context::enqueue_always(Stream& stream, Task task,
                                      std::span<const OperationPtr> after) {
+    if (!task.work) return place(stream, std::move(task), after, false);
     return place(
         stream,
-        [self = shared_from_this(), work = std::move(work)] {
+        [self = shared_from_this(), work = std::move(task.work)] {
             if (const CUresult result = guarded(work); result != CUDA_SUCCESS)
                 self->fail(result, "");
         },

@@ -47,20 +47,18 @@ class Context : public std::enable_shared_from_this<Context> {
     std::shared_ptr<Stream> create_stream(unsigned flags, int priority);
     void destroy_stream(Stream& stream);
 
-    /// Queues `work` in the stream. It is left out when the context has failed by then; what it
-    /// throws fails the context. `after`: operations that it must wait for besides.
-    OperationPtr enqueue(Stream& stream, std::function<void()> work,
-                         std::span<const OperationPtr> after = {});
+    /// Queues `task` in the stream. Its work is left out when the context has failed by then; what
+    /// it throws fails the context. `after`: operations that it must wait for besides.
+    OperationPtr enqueue(Stream& stream, Task task, std::span<const OperationPtr> after = {});
     /// The same, done on the calling thread and waited for.
     void enqueue_and_run(Stream& stream, std::function<void()> work);
-    /// Queues `work` that happens even when the context has failed.
-    OperationPtr enqueue_always(Stream& stream, std::function<void()> work,
+    /// Queues a `task` whose work happens even when the context has failed.
+    OperationPtr enqueue_always(Stream& stream, Task task,
                                 std::span<const OperationPtr> after = {});
 
-    /// Runs `work` when the operations in `after` have ended, in no stream. `always`: even when the
+    /// Does `task` when the operations in `after` have ended, in no stream. `always`: even when the
     /// context has failed.
-    OperationPtr follow(std::function<void()> work, std::span<const OperationPtr> after,
-                        bool always);
+    OperationPtr follow(Task task, std::span<const OperationPtr> after, bool always);
 
     /// Waits for the stream (the default stream: for all that block it), shows what kernels printed
     /// and throws the sticky error, if any.
@@ -100,9 +98,9 @@ class Context : public std::enable_shared_from_this<Context> {
     void tear_down();
 
   private:
-    OperationPtr place(Stream& stream, std::function<void()> work,
-                       std::span<const OperationPtr> after, bool by_caller);
-    std::function<void()> unless_failed(std::function<void()> work);
+    OperationPtr place(Stream& stream, Task task, std::span<const OperationPtr> after,
+                       bool by_caller);
+    Task unless_failed(Task task);
     void sweep_streams();
     void make_heaps();
 

@@ -77,7 +77,7 @@ std::optional<int> Device::attribute(CUdevice_attribute attribute) const {
         case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK:
             return kRegisters;
         case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
-            return 1'000'000;  // kHz
+            return config_.null ? static_cast<int>(config_.null->clock_khz) : 1'000'000;
         case CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT:
             return 512;
         case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
@@ -97,11 +97,11 @@ std::optional<int> Device::attribute(CUdevice_attribute attribute) const {
         case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
             return kPciBusOffset + ordinal_;
         case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
-            return 1'000'000;  // kHz
+            return config_.null ? static_cast<int>(config_.null->memory_khz) : 1'000'000;
         case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
-            return 64;  // bits
+            return config_.null ? static_cast<int>(config_.null->bus_bits) : 64;
         case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:
-            return 4 << 20;
+            return config_.null ? static_cast<int>(config_.null->l2_bytes) : 4 << 20;
         case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
             return kThreadsMultiprocessor;
         case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
@@ -121,7 +121,7 @@ std::optional<int> Device::attribute(CUdevice_attribute attribute) const {
         case CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED:
             return 1;
         case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
-            return kSharedMultiprocessor;
+            return static_cast<int>(shared_multiprocessor());
         case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR:
             return kRegisters;
         case CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY:
@@ -141,7 +141,7 @@ std::optional<int> Device::attribute(CUdevice_attribute attribute) const {
         case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH:
             return 1;
         case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
-            return kSharedOptIn;
+            return static_cast<int>(shared_opt_in());
         case CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED:
             return 1;
         case CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST:

@@ -25,8 +25,6 @@ inline constexpr unsigned kBlockX = 1024, kBlockY = 1024, kBlockZ = 64;
 inline constexpr unsigned kGridX = 0x7fffffff, kGridY = 65535, kGridZ = 65535;
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kShared = 48 << 10;  // bytes per block unless a kernel asks for more
-inline constexpr unsigned kSharedOptIn = 163 << 10;  // bytes per block at most
-inline constexpr unsigned kSharedMultiprocessor = 164 << 10;
 inline constexpr unsigned kSharedReserved = 1 << 10;  // bytes per block that the system takes
 inline constexpr unsigned kRegisters = 65536;         // per block and per multiprocessor
 inline constexpr unsigned kThreadsMultiprocessor = 2048;
@@ -48,6 +46,13 @@ class Device {
     [[nodiscard]] const std::shared_ptr<VramAccount>& shared_account() const { return account_; }
     [[nodiscard]] unsigned compute_capability() const {
         return config_.cc_major * 10 + config_.cc_minor;
+    }
+    /// Shared memory, in bytes: per block at most, and of a multiprocessor.
+    [[nodiscard]] unsigned shared_opt_in() const {
+        return config_.null ? config_.null->shared_opt_in : 163 << 10;
+    }
+    [[nodiscard]] unsigned shared_multiprocessor() const {
+        return config_.null ? config_.null->shared_multiprocessor : 164 << 10;
     }
     /// nullopt: no such attribute.
     [[nodiscard]] std::optional<int> attribute(CUdevice_attribute attribute) const;

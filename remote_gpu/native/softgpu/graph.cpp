@@ -58,36 +58,37 @@ void release_memory(std::uint64_t address) {
     if (gone->pool) gone->pool->used -= gone->bytes;
 }
 
-// The work of a node that is neither a child graph nor about events.
-struct WorkOf {
+// What a node does that is neither a child graph nor about events.
+struct TaskOf {
     Context& context;
-    std::function<void()> operator()(const KernelLaunch& launch) const { return launch.work(); }
-    std::function<void()> operator()(const Copy& copy) const {
+    Task operator()(const KernelLaunch& launch) const { return launch.task(); }
+    Task operator()(const Copy& copy) const {
         return [copy] { copy.perform(); };
     }
-    std::function<void()> operator()(const Fill& fill) const {
+    Task operator()(const Fill& fill) const {
         return [fill] { fill.perform(); };
     }
-    std::function<void()> operator()(const HostCall& call) const {
+    Task operator()(const HostCall& call) const {
         return [call] { call.function(call.data); };
     }
-    std::function<void()> operator()(const MemoryAllocation& each) const {
+    Task operator()(const MemoryAllocation& each) const {
         // Holds the memory while the launch is under way.
         return [memory = each.memory] { (void)memory; };
     }
-    std::function<void()> operator()(const MemoryRelease& release) const {
+    Task operator()(const MemoryRelease& release) const {
         return [address = release.address] {
             // A graph keeps its own memory for the next launch.
             const auto known = Runtime::get().addresses().find(address);
             if (known && known->base == address && !known->of_graph) release_memory(address);
         };
     }
-    std::function<void()> operator()(const ValueOperation& operation) const {
+    Task operator()(const ValueOperation& operation) const {
         return [operation, self = context.shared_from_this()] { operation.perform(*self); };
     }
+    Task operator()(const Nothing& nothing) const { return Task(nothing.takes); }
     template <class Other>
-    std::function<void()> operator()(const Other&) const {
-        return [] {};
+    Task operator()(const Other&) const {
+        return {};
     }
 };
 
@@ -109,14 +110,14 @@ std::vector<OperationPtr> submit(const Graph& graph, Context& context,
             ends[node] = submit(*child->graph, context, after);
         } else if (const auto* wait = std::get_if<EventWait>(&node->parameters)) {
             after.push_back(wait->event->recorded());
-            ends[node] = {context.follow([] {}, after, true)};
+            ends[node] = {context.follow({}, after, true)};
         } else if (const auto* record = std::get_if<EventRecord>(&node->parameters)) {
             const std::lock_guard lock(record->event->mutex);
-            record->event->operation = context.follow([] {}, after, true);
+            record->event->operation = context.follow({}, after, true);
             ends[node] = {record->event->operation};
         } else {
             ends[node] = {
-                context.follow(std::visit(WorkOf{context}, node->parameters), after, false)};
+                context.follow(std::visit(TaskOf{context}, node->parameters), after, false)};
         }
     }
     std::vector<OperationPtr> last;
@@ -304,9 +305,9 @@ void GraphExec::launch(Stream& stream) {
     Context& context = stream.context;
     context.require_usable();
     const std::lock_guard lock(mutex);
-    const OperationPtr entry = context.enqueue(stream, [] {}, {&last, 1});
+    const OperationPtr entry = context.enqueue(stream, {}, {&last, 1});
     const auto ends = submit(*graph, context, {entry});
-    last = context.enqueue_always(stream, [] {}, ends);
+    last = context.enqueue_always(stream, {}, ends);
 }
 
 CUgraphExecUpdateResultInfo update(GraphExec& exec, const Graph& from) {

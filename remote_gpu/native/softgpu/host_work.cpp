@@ -4,6 +4,8 @@
 #include <memory>
 
 #include "softgpu/capture.hpp"
+#include "softgpu/failure.hpp"
+#include "softgpu/null_model.hpp"
 #include "softgpu/runtime.hpp"
 
 #define CARREL_EXPORT extern "C" __attribute__((visibility("default")))
@@ -40,6 +42,23 @@ CARREL_EXPORT int carrel_softgpu_enqueue(CUstream stream, CarrelHostWork work,
             return;
         }
         target->context.enqueue(*target, [call] { perform(call.get()); });
+    });
+}
+
+CARREL_EXPORT int carrel_softgpu_model(CUstream stream, const CarrelModelledWork* work) {
+    return entry([&] {
+        const auto target = find_stream(stream);
+        Context& context = target->context;
+        context.require_usable();
+        const Config& device = context.device().config();
+        require(device.null != nullptr, CUDA_ERROR_NOT_SUPPORTED);
+        const auto takes =
+            device.timed ? work_time(*device.null, *work) : std::chrono::nanoseconds{0};
+        if (capturing(*target)) {
+            capture(*target, Nothing{takes});
+        } else {
+            context.enqueue(*target, Task(takes));
+        }
     });
 }
 

@@ -22,6 +22,17 @@ typedef int (*CarrelHostWork)(void* data, char* explanation, size_t room);
 int carrel_softgpu_enqueue(struct CUstream_st* stream, CarrelHostWork work, void (*release)(void*),
                            void* data);
 
+/* On a null device, queues what takes as long in the stream as so many operations of a unit, or so
+ * many bytes, would take on the GPU that it is modelled after: whichever is longer. Returns a
+ * CUresult. */
+typedef enum { CARREL_UNIT_TENSOR, CARREL_UNIT_FP32, CARREL_UNIT_FP64 } CarrelUnit;
+typedef struct {
+    CarrelUnit unit;
+    double operations;
+    double bytes; /* of device memory, read and written */
+} CarrelModelledWork;
+int carrel_softgpu_model(struct CUstream_st* stream, const CarrelModelledWork* work);
+
 /* 1: every byte of the range is mapped device memory (or host memory that the device may touch). */
 int carrel_softgpu_mapped(uint64_t address, uint64_t bytes);
 

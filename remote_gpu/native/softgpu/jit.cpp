@@ -6,9 +6,12 @@
 #include <fstream>
 #include <iterator>
 
+#include "image/cubin.hpp"
+#include "image/elf.hpp"
 #include "image/fatbin.hpp"
 #include "softgpu/failure.hpp"
 #include "softgpu/module.hpp"
+#include "softgpu/outline.hpp"
 #include "softgpu/runtime.hpp"
 
 namespace carrel::softgpu {
@@ -25,6 +28,13 @@ constexpr std::size_t kLargestText = std::size_t{256} << 20;
     throw Failure(code);
 }
 
+// What a null device needs to know of machine code, as PTX that declares it.
+std::string outline_of(std::span<const std::byte> cubin, const JitOptions& options) {
+    const auto facts = image::read_cubin(cubin);
+    if (!facts) refuse(options, CUDA_ERROR_INVALID_IMAGE, "the cubin is malformed, or not a cubin");
+    return outline(*facts, Runtime::get().device(0).compute_capability());
+}
+
 // All software GPUs are of one setting: what runs on the first runs on each.
 std::string ptx_of(std::span<const std::byte> fatbin, const JitOptions& options) {
     const auto no_binary = [&](const std::string& why) {
@@ -34,7 +44,8 @@ std::string ptx_of(std::span<const std::byte> fatbin, const JitOptions& options)
     if (!entries) no_binary("the fatbin is malformed");
     const Config& config = Runtime::get().device(0).config();
     const image::Capability here{config.cc_major, config.cc_minor};
-    const auto* const entry = image::choose(*entries, here, image::Accept::ptx);
+    const auto accept = config.null ? image::Accept::ptx_and_cubins : image::Accept::ptx;
+    const auto* const entry = image::choose(*entries, here, accept);
     if (!entry) {
         const bool later = std::any_of(entries->begin(), entries->end(),
                                        [](const auto& other) { return other.is_ptx(); });
@@ -45,7 +56,8 @@ std::string ptx_of(std::span<const std::byte> fatbin, const JitOptions& options)
                           "executes PTX");
     }
     const auto code = image::unpack(*entry, kLargestText);
-    if (!code || code->empty()) no_binary("the fatbin's PTX is damaged");
+    if (!code || code->empty()) no_binary("the fatbin's code is damaged");
+    if (entry->is_cubin()) return outline_of(*code, options);
     const auto* const text = reinterpret_cast<const char*>(code->data());
     return {text, ::strnlen(text, code->size())};
 }
@@ -108,11 +120,15 @@ Image read_image(const void* image, const JitOptions& options) {
     if (const auto fatbin = image::fatbin_at(image))
         return {{ptx_of(*fatbin, options)}, options.max_registers};
     const auto* const start = static_cast<const char*>(image);
-    if (std::strncmp(start, "\177ELF", 4) == 0)
+    if (const std::size_t size = image::elf_size(image)) {
+        if (Runtime::get().device(0).config().null)
+            return {{outline_of({static_cast<const std::byte*>(image), size}, options)},
+                    options.max_registers};
         refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU,
                "the image is a cubin (machine code of an NVIDIA GPU); the software GPU executes "
                "PTX only. "
                "For numba-cuda, uninstall nvidia-nvjitlink so that it hands over PTX.");
+    }
     Image read{{}, options.max_registers};
     std::string_view rest(start);
     if (rest.starts_with(kRegistersMark))

@@ -151,7 +151,11 @@ KernelLaunch prepare(const std::shared_ptr<Function>& function, const LaunchRequ
     return {function, request.config, pack(function->kernel, request.parameters, request.extra)};
 }
 
-std::function<void()> KernelLaunch::work() const {
+Task KernelLaunch::task() const {
+    if (const Config& device = function->module->context().device().config(); device.null) {
+        if (!device.timed) return {};
+        return Task(kernel_time(*device.null, threads_of(config.grid) * threads_of(config.block)));
+    }
     static std::atomic<std::uint64_t> next_grid{1};
     return [launch = *this, grid = next_grid++] {
         Heap& heap = launch.function->module->context().device_heap();
@@ -171,7 +175,7 @@ void launch(const std::shared_ptr<Function>& function, Stream& stream,
     if (capturing(stream)) {
         capture(stream, std::move(ready));
     } else {
-        context.enqueue(stream, ready.work());
+        context.enqueue(stream, ready.task());
     }
 }
 
@@ -185,7 +189,8 @@ unsigned resident_blocks(const Function& function, unsigned block_threads,
     const unsigned by_registers = kRegisters / (per_warp * warps);
     const std::size_t shared =
         round_up(function.kernel.static_shared_bytes + dynamic_shared_bytes, 128) + kSharedReserved;
-    const auto by_shared = static_cast<unsigned>(kSharedMultiprocessor / shared);
+    const auto by_shared =
+        static_cast<unsigned>(function.module->context().device().shared_multiprocessor() / shared);
     return std::min({kBlocksMultiprocessor, by_threads, by_registers, by_shared});
 }
 

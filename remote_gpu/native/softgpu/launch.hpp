@@ -23,7 +23,7 @@ struct KernelLaunch {
     ptx::LaunchConfig config;
     std::vector<std::byte> parameters;
 
-    [[nodiscard]] std::function<void()> work() const;
+    [[nodiscard]] Task task() const;
 };
 
 /// Checks the request as CUDA does. Throws Failure.

@@ -112,7 +112,7 @@ void Function::set_attribute(CUfunction_attribute attribute, int value) {
     switch (attribute) {
         case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
             require(value >= 0 && static_cast<std::size_t>(value) + kernel.static_shared_bytes <=
-                                      limits::kSharedOptIn);
+                                      module->context().device().shared_opt_in());
             max_dynamic_shared = value;
             return;
         case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:

@@ -1,27 +1,45 @@
 #include "softgpu/scheduler.hpp"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
+#include <algorithm>
 #include <csignal>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace carrel::softgpu {
 
+namespace {
+
+// To within a few microseconds, which is as long as a short kernel.
+void sleep_until(Operation::Clock::time_point moment) {
+    if (moment <= Operation::Clock::now()) return;
+    ::prctl(PR_SET_TIMERSLACK, 1UL);
+    std::this_thread::sleep_until(moment);
+}
+
+}  // namespace
+
 void Scheduler::register_waits(const OperationPtr& operation, std::span<const OperationPtr> after) {
     operation->order_ = next_order_++;
-    for (const OperationPtr& each : after)
-        if (each && !each->done()) {
+    for (const OperationPtr& each : after) {
+        if (!each) continue;
+        if (each->performed()) {
+            operation->starts_after_ = std::max(operation->starts_after_, each->ended_at_);
+        } else {
             each->followers_.push_back(operation);
             ++operation->waiting_for_;
         }
+    }
 }
 
 void Scheduler::submit(const OperationPtr& operation, std::span<const OperationPtr> after) {
     const std::lock_guard lock(mutex_);
     register_waits(operation, after);
     if (operation->waiting_for_ == 0) {
-        make_ready(operation);
+        make_ready({operation});
         call_threads(false);
     }
 }
@@ -43,15 +61,41 @@ void Scheduler::run(const OperationPtr& operation) {
 }
 
 void Scheduler::wait(const OperationPtr& operation) {
-    if (!operation || operation->done()) return;
-    std::unique_lock lock(mutex_);
-    ++waiters_;
-    progress_.wait(lock, [&] { return operation->done(); });
-    --waiters_;
+    if (!operation) return;
+    if (!operation->performed()) {
+        std::unique_lock lock(mutex_);
+        ++waiters_;
+        progress_.wait(lock, [&] { return operation->performed(); });
+        --waiters_;
+    }
+    sleep_until(operation->ended_at_);
 }
 
-void Scheduler::make_ready(OperationPtr operation) {
-    if (!operation->by_caller_) ready_.insert(std::move(operation));
+// Those that have nothing to do end here, and what follows them may be ready too.
+void Scheduler::make_ready(std::vector<OperationPtr> next) {
+    while (!next.empty()) {
+        OperationPtr operation = std::move(next.back());
+        next.pop_back();
+        if (operation->by_caller_) continue;
+        if (operation->task_.work) {
+            ready_.insert(std::move(operation));
+        } else {
+            const auto begin = std::max(operation->starts_after_, Operation::Clock::now());
+            finish(*operation, begin + operation->task_.takes, next);
+        }
+    }
+}
+
+// Nothing is left to do; `next` gets the operations that may begin.
+void Scheduler::finish(Operation& operation, Operation::Clock::time_point end,
+                       std::vector<OperationPtr>& next) {
+    operation.ended_at_ = end;
+    operation.performed_.store(true, std::memory_order_release);
+    for (OperationPtr& each : operation.followers_) {
+        each->starts_after_ = std::max(each->starts_after_, end);
+        if (--each->waiting_for_ == 0) next.push_back(std::move(each));
+    }
+    operation.followers_.clear();
 }
 
 // `one_stays`: the calling thread is one of the pool and will take one of the ready operations
@@ -85,14 +129,13 @@ void Scheduler::call_threads(bool one_stays) {
 }
 
 void Scheduler::perform(Operation& operation, bool one_stays) {
-    operation.work_();
-    operation.work_ = nullptr;  // what it holds may end here, before those who wait go on
+    sleep_until(operation.starts_after_);
+    operation.task_.work();
+    operation.task_.work = nullptr;  // what it holds may end here, before those who wait go on
     const std::lock_guard lock(mutex_);
-    operation.ended_at_ = Operation::Clock::now();
-    operation.done_.store(true, std::memory_order_release);
-    for (OperationPtr& follower : operation.followers_)
-        if (--follower->waiting_for_ == 0) make_ready(std::move(follower));
-    operation.followers_.clear();
+    std::vector<OperationPtr> next;
+    finish(operation, Operation::Clock::now(), next);
+    make_ready(std::move(next));
     call_threads(one_stays);
     if (waiters_ > 0) progress_.notify_all();
 }

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <concepts>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -15,24 +16,40 @@
 
 namespace carrel::softgpu {
 
+/// What an operation does: work, or nothing but to take its time, for which no thread is needed.
+struct Task {
+    using Clock = std::chrono::steady_clock;
+
+    std::function<void()> work;
+    Clock::duration takes{0};  // of a task without work
+
+    Task() = default;  // a mark
+    template <std::invocable F>
+    Task(F does) : work(std::move(does)) {}
+    explicit Task(Clock::duration time) : takes(time) {}
+};
+
 /// One unit of work. Made once, submitted once.
 class Operation {
   public:
-    using Clock = std::chrono::steady_clock;
+    using Clock = Task::Clock;
 
     /// Higher `urgency` goes first among operations that are ready.
-    explicit Operation(std::function<void()> work, int urgency = 0)
-        : work_(std::move(work)), urgency_(urgency) {}
+    explicit Operation(Task task, int urgency = 0) : task_(std::move(task)), urgency_(urgency) {}
 
-    [[nodiscard]] bool done() const { return done_.load(std::memory_order_acquire); }
+    [[nodiscard]] bool done() const { return performed() && ended_at_ <= Clock::now(); }
     /// When it ended; only once done.
     [[nodiscard]] Clock::time_point ended_at() const { return ended_at_; }
 
   private:
     friend class Scheduler;
-    std::function<void()> work_;
+    // Nothing is left to do; its end may yet be to come.
+    [[nodiscard]] bool performed() const { return performed_.load(std::memory_order_acquire); }
+
+    Task task_;
     const int urgency_;
-    std::atomic<bool> done_{false};
+    std::atomic<bool> performed_{false};
+    Clock::time_point starts_after_{};  // the ends of what it follows
     Clock::time_point ended_at_{};
     std::uint64_t order_ = 0;
     unsigned waiting_for_ = 0;
@@ -63,7 +80,9 @@ class Scheduler {
         }
     };
     void register_waits(const OperationPtr& operation, std::span<const OperationPtr> after);
-    void make_ready(OperationPtr operation);
+    void make_ready(std::vector<OperationPtr> next);
+    static void finish(Operation& operation, Operation::Clock::time_point end,
+                       std::vector<OperationPtr>& next);
     void call_threads(bool one_stays);
     void perform(Operation& operation, bool one_stays);
     void serve();

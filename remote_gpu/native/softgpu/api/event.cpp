@@ -41,7 +41,7 @@ CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int f
         }
         forget_mark(*event);
         const std::lock_guard lock(event->mutex);
-        event->operation = stream->context.enqueue_always(*stream, [] {});
+        event->operation = stream->context.enqueue_always(*stream, {});
     });
 }
 

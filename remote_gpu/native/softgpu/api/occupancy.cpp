@@ -65,9 +65,9 @@ CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* dynamicSmemSize, CUfunc
         require(resident_blocks(*function, static_cast<unsigned>(blockSize), 0) >=
                 static_cast<unsigned>(numBlocks));
         const std::size_t each =
-            limits::kSharedMultiprocessor / static_cast<unsigned>(numBlocks) / 128 * 128;
+            context.device().shared_multiprocessor() / static_cast<unsigned>(numBlocks) / 128 * 128;
         const std::size_t taken = function->kernel.static_shared_bytes + limits::kSharedReserved;
-        *dynamicSmemSize =
-            std::min<std::size_t>(each > taken ? each - taken : 0, limits::kSharedOptIn);
+        *dynamicSmemSize = std::min<std::size_t>(each > taken ? each - taken : 0,
+                                                 context.device().shared_opt_in());
     });
 }

@@ -100,7 +100,7 @@ CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
         if (capture_wait(*stream, *event)) return;
         (void)capturing(*stream);
         const OperationPtr after = event->recorded();
-        if (after) stream->context.enqueue(*stream, [] {}, {&after, 1});
+        if (after) stream->context.enqueue(*stream, {}, {&after, 1});
     });
 }
 
