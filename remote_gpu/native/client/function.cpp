@@ -18,10 +18,8 @@ void Function::decode(wire::Reader& in) {
         }
         params_size = std::max(params_size, params.back().offset + params.back().size);
     }
-    registers = in.get<int32_t>();
-    max_threads = in.get<int32_t>();
-    static_shared = in.get<int32_t>();
-    max_dynamic_shared = in.get<int32_t>();
+    known_attributes = in.get<uint32_t>();
+    for (auto& attribute : attributes) attribute = in.get<int32_t>();
 }
 
 void Function::copy_facts(const Function& other) {
@@ -29,10 +27,8 @@ void Function::copy_facts(const Function& other) {
     owner = other.owner;
     params = other.params;
     params_size = other.params_size;
-    registers = other.registers;
-    max_threads = other.max_threads.load();
-    static_shared = other.static_shared.load();
-    max_dynamic_shared = other.max_dynamic_shared.load();
+    known_attributes = other.known_attributes;
+    for (size_t i = 0; i < attributes.size(); ++i) attributes[i] = other.attributes[i].load();
 }
 
 Function* find_function(CUfunction handle) {
@@ -72,27 +68,57 @@ CUresult get_param_count(const Function* function, size_t* count) {
     return CUDA_SUCCESS;
 }
 
-// Attributes that decide what can be launched.
+bool knows(const Function& function, CUfunction_attribute attribute) {
+    return attribute >= 0 && attribute < CU_FUNC_ATTRIBUTE_MAX &&
+           (function.known_attributes >> attribute & 1);
+}
+
+// Whether the driver is sure to accept the value.
+bool settable(const Function& function, CUfunction_attribute attribute, int value) {
+    switch (attribute) {
+        case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: {
+            int most = 0;
+            cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, 0);
+            return value >= 0 &&
+                   value <= most - function.attribute(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
+        }
+        case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+            return value >= -1 && value <= 100;
+        default:
+            return false;
+    }
+}
+
+// Libraries set the same values before each launch.
 CUresult set_attribute(Call which, CUfunction handle, CUfunction_attribute attribute, int value) {
     Function* function = find_function(handle);
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
-    const CUresult result = call(
-        which,
-        [&](wire::Writer& w) {
-            w.put(name_of(handle));
-            w.put(attribute);
-            w.put(value);
-        },
-        [](wire::Reader&) {});
-    if (result == CUDA_SUCCESS && attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
-        function->max_dynamic_shared = value;
+    const auto encode = [&](wire::Writer& w) {
+        w.put(name_of(handle));
+        w.put(attribute);
+        w.put(value);
+    };
+    const bool known = knows(*function, attribute);
+    if (known && settable(*function, attribute, value)) {
+        if (function->attribute(attribute) == value) return session().status();
+        if (const CUresult bad = post(which, encode)) return bad;
+    } else if (const CUresult bad = call(which, encode, [](wire::Reader&) {})) {
+        return bad;
     }
-    return result;
+    if (known) function->attributes[attribute] = value;
+    return CUDA_SUCCESS;
 }
 
 CUresult get_attribute(Call which, CUfunction handle, CUfunction_attribute attribute, int* value) {
-    if (!find_function(handle)) return CUDA_ERROR_INVALID_HANDLE;
+    const Function* function = find_function(handle);
+    if (!function) return CUDA_ERROR_INVALID_HANDLE;
     if (!value) return CUDA_ERROR_INVALID_VALUE;
+    if (knows(*function, attribute)) {
+        trace(which, false);
+        if (const CUresult bad = session().status()) return bad;
+        *value = function->attribute(attribute);
+        return CUDA_SUCCESS;
+    }
     return call(
         which,
         [&](wire::Writer& w) {

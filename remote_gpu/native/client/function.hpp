@@ -1,6 +1,7 @@
 // What is known of a kernel on this side: enough to pack its parameters and to refuse impossible
 // launches without asking.
 #pragma once
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -18,10 +19,12 @@ struct Function {
     uint32_t twin = 0;   // of a kernel: the name of its function, once asked for
     std::vector<wire::ParamInfo> params;
     uint32_t params_size = 0;  // bytes of the packed parameters
-    int registers = 0;         // of a thread
-    std::atomic<int> max_threads{0};
-    std::atomic<int> static_shared{0};
-    std::atomic<int> max_dynamic_shared{0};
+    std::array<std::atomic<int>, CU_FUNC_ATTRIBUTE_MAX> attributes{};
+    uint32_t known_attributes = 0;  // a bit for each that the driver there has
+
+    int attribute(CUfunction_attribute which) const {
+        return attributes[which].load(std::memory_order_relaxed);
+    }
 
     // What the worker answers for a new function.
     void decode(wire::Reader& in);

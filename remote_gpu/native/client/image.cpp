@@ -27,7 +27,7 @@ Image measure_image(const void* data) {
     }
     const auto* bytes = static_cast<const unsigned char*>(data);
     if (!bytes[0]) return {};
-    if (bytes[0] == 0x7f) return {data, image::elf_size(data)};
+    if (image::is_elf(data)) return {data, image::elf_size(data)};
     if (const auto fatbin = image::fatbin_at(data)) return {fatbin->data(), fatbin->size()};
     return {data, strnlen(static_cast<const char*>(data), kMaxImage) + 1};
 }

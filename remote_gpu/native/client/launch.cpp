@@ -49,13 +49,15 @@ CUresult check(const CUlaunchConfig& c, const Function& function) {
     }
     const uint64_t threads = uint64_t{block[0]} * block[1] * block[2];
     if (threads > most.threads) return CUDA_ERROR_INVALID_VALUE;
-    if (threads > static_cast<uint64_t>(function.max_threads.load(std::memory_order_relaxed))) {
+    if (threads >
+        static_cast<uint64_t>(function.attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK))) {
         // Too many registers; or more threads than the kernel was declared for.
-        const uint64_t registers = threads * static_cast<unsigned int>(function.registers);
+        const uint64_t registers =
+            threads * static_cast<unsigned int>(function.attribute(CU_FUNC_ATTRIBUTE_NUM_REGS));
         return registers > most.registers ? CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
                                           : CUDA_ERROR_INVALID_VALUE;
     }
-    const auto shared = function.max_dynamic_shared.load(std::memory_order_relaxed);
+    const auto shared = function.attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
     if (c.sharedMemBytes > static_cast<uint64_t>(shared)) return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }

@@ -20,7 +20,7 @@ CUresult CUDAAPI cuOccupancyMaxPotentialBlockSizeWithFlags(
     cuDeviceGetAttribute(&multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0);
     cuDeviceGetAttribute(&warp, CU_DEVICE_ATTRIBUTE_WARP_SIZE, 0);
     if (warp <= 0) return CUDA_ERROR_UNKNOWN;
-    int limit = function->max_threads.load();
+    int limit = function->attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
     if (blockSizeLimit > 0) limit = std::min(limit, blockSizeLimit);
     int best = 0;
     int best_size = 0;

@@ -21,11 +21,15 @@ T load(const void* data, size_t offset) {
 
 }  // namespace
 
-size_t elf_size(const void* image) {
-    // Byte by byte: a short text must not be read beyond its end.
+bool is_elf(const void* image) {
     const auto* const start = static_cast<const char*>(image);
     for (int i = 0; i < SELFMAG; ++i)
-        if (start[i] != ELFMAG[i]) return 0;
+        if (start[i] != ELFMAG[i]) return false;
+    return true;
+}
+
+size_t elf_size(const void* image) {
+    if (!is_elf(image)) return 0;
     const auto header = load<Elf64_Ehdr>(image, 0);
     if (header.e_ident[EI_CLASS] != ELFCLASS64) return 0;
     uint64_t end = sizeof header;

@@ -4,6 +4,9 @@
 
 namespace carrel::image {
 
+// Whether it starts as ELF files do. A short text is not read beyond its end.
+bool is_elf(const void* image);
+
 // Bytes to the end of its last section, segment or header table, read from its headers. 0: not a
 // 64-bit ELF file.
 size_t elf_size(const void* image);

@@ -120,9 +120,10 @@ Image read_image(const void* image, const JitOptions& options) {
     if (const auto fatbin = image::fatbin_at(image))
         return {{ptx_of(*fatbin, options)}, options.max_registers};
     const auto* const start = static_cast<const char*>(image);
-    if (const std::size_t size = image::elf_size(image)) {
+    if (image::is_elf(image)) {
         if (Runtime::get().device(0).config().null)
-            return {{outline_of({static_cast<const std::byte*>(image), size}, options)},
+            return {{outline_of({static_cast<const std::byte*>(image), image::elf_size(image)},
+                                options)},
                     options.max_registers};
         refuse(options, CUDA_ERROR_NO_BINARY_FOR_GPU,
                "the image is a cubin (machine code of an NVIDIA GPU); the software GPU executes "

@@ -1,5 +1,6 @@
 // Modules, libraries, link jobs and launches.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "wire/log.hpp"
@@ -52,13 +53,15 @@ void Server::describe_function(CUfunction function, Reply& out) {
     }
     out.writer().put(static_cast<uint32_t>(params.size()));
     for (const wire::ParamInfo& p : params) out.writer().put(p);
-    for (const auto attribute :
-         {CU_FUNC_ATTRIBUTE_NUM_REGS, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
-          CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES}) {
-        int value = 0;
-        invoke(driver_.cuFuncGetAttribute, &value, attribute, function);
-        out.writer().put(int32_t{value});
+    std::array<int32_t, CU_FUNC_ATTRIBUTE_MAX> attributes{};
+    uint32_t known = 0;
+    for (int i = 0; i < CU_FUNC_ATTRIBUTE_MAX; ++i) {
+        if (invoke(driver_.cuFuncGetAttribute, &attributes[static_cast<size_t>(i)],
+                   static_cast<CUfunction_attribute>(i), function) == CUDA_SUCCESS)
+            known |= 1u << i;
     }
+    out.writer().put(known);
+    for (const int32_t value : attributes) out.writer().put(value);
 }
 
 void Server::list_functions(bool library, wire::Reader& in, Reply& out) {
