@@ -9,6 +9,8 @@ symbol_version     ``soname`` (NVIDIA's habit), ``none``, or the name of the ver
 statuses           not_supported, unavailable (no GPU, or the host lacks the library), failed,
                    invalid (a handle that does not exist): names or numbers
 handles            types that are handles: named by the client, real only in the worker
+kept               handles of descriptors that are sent when they are used, and serve again: what
+                   makes and sets one has no output and no other handle
 boxes              {struct: bytes}: the program's memory holds the handle, the struct is the worker's
 pointer_mode       true: scalars are on the host or the device by the first handle's note
 parameters         {parameter's name: how}, for all functions
@@ -126,6 +128,7 @@ class Library:
     functions: list[Function]
     pointer_mode: bool
     integers: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
     status_type: str = ""
@@ -239,7 +242,7 @@ def load(name: str) -> Library:
         version=calls.get("symbol_version", "soname"), statuses=statuses, results=results,
         types=facts["types"], handles=calls.get("handles", []), boxes=calls.get("boxes", {}),
         functions=[], pointer_mode=calls.get("pointer_mode", False),
-        integers=calls.get("integers", []), aliases=calls.get("aliases", {}), status_type=status_type,
+        integers=calls.get("integers", []), kept=calls.get("kept", []), aliases=calls.get("aliases", {}), status_type=status_type,
         default=calls.get("values", {}),
     )  # fmt: skip
     rules = [(re.compile(rule["functions"]), rule) for rule in calls.get("calls", [])]

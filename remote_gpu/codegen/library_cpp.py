@@ -104,19 +104,21 @@ def table(lib: Library, shapes: list[str]) -> str:
             f"{measures.number(f.wait, f)}, {measures.number(f.note, f)}, "
             f"{measures.number(f.require, f)}}},"
         )
-    boxes = [0] * len(lib.handles) + list(lib.boxes.values())
-    integers = [int(h in lib.integers) for h in lib.handles] + [0] * len(lib.boxes)
+    rows = [
+        f"{{{box}, {str(name in lib.integers).lower()}, {str(name in lib.kept).lower()}}}"
+        for name, box in [*((name, 0) for name in lib.handles), *lib.boxes.items()]
+    ]
     sonames = ", ".join(f'{{{major}, "{name}"}}' for major, name in sorted(lib.sonames.items()))
     return "\n".join([
         HEADER, '#include "wire/library.hpp"', "", "namespace carrel::library {", "namespace {", "",
         measures.source(), "", "constexpr ParameterRow kParameters[] = {", *parameters,
         "{Kind::value, 0, 0, 0, 0}};", "", "constexpr FunctionRow kFunctions[] = {", *functions,
         '{"", 0, 0, 0, 0, 0, 0, 0}};', "",
-        f"constexpr HandleRow kHandles[] = {{{{0, false}}, {', '.join(f'{{{b}, {str(bool(i)).lower()}}}' for b, i in zip(boxes, integers, strict=True)) or '{0, false}'}}};",
+        f"constexpr HandleRow kHandles[] = {{{', '.join(['{0, false, false}', *rows])}}};",
         f"constexpr Soname kSonames[] = {{{sonames}}};", "", "}  // namespace", "",
         f"extern const LibraryRow k_{lib.name};",
         f"const LibraryRow k_{lib.name} = {{{lib.number}, \"{lib.name}\", kFunctions, "
-        f"{len(lib.functions)}, kParameters, kHandles, {len(boxes) + 1}, kSonames, {len(lib.sonames)}, &measure, "
+        f"{len(lib.functions)}, kParameters, kHandles, {len(rows) + 1}, kSonames, {len(lib.sonames)}, &measure, "
         f"{lib.statuses['not_supported']}, {lib.statuses['unavailable']}, {lib.statuses['failed']}, "
         f"{lib.statuses['invalid']}, {str(lib.pointer_mode).lower()}}};",
         "", "}  // namespace carrel::library", "",

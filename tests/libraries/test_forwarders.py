@@ -253,6 +253,73 @@ check(cuda.cuCtxSynchronize())
     )
 
 
+def test_descriptors_told_the_same_are_one(run: Run) -> None:
+    """What a program makes for each product anew is made once on the GPU's host."""
+    run(
+        BLAS
+        + """
+lt = ctypes.CDLL("libcublasLt.so.13")
+layouts = [c_void_p() for _ in range(3)]
+for layout, (rows, cols) in zip(layouts, ((2, 3), (3, 2), (2, 2))):
+    sizes = c_uint64(rows), c_uint64(cols), c_uint64(rows)
+    assert lt.cublasLtMatrixLayoutCreate(byref(layout), 0, *sizes) == 0
+la, lb, lc = layouts
+def new(bias=None):
+    desc = c_void_p()
+    assert lt.cublasLtMatmulDescCreate(byref(desc), 68, 0) == 0
+    return tell(desc, bias)
+def tell(desc, bias):
+    if bias:
+        assert lt.cublasLtMatmulDescSetAttribute(desc, 8, byref(bias.address), c_size_t(8)) == 0
+    return desc
+def multiply(desc):
+    assert lt.cublasLtMatmul(handle, desc, byref(one), A.address, la, B.address, lb,
+                             byref(c_float(0)), C.address, lc, C.address, lc, None, None,
+                             c_size_t(0), None) == 0
+    return C.read()
+def destroy(desc):
+    assert lt.cublasLtMatmulDescDestroy(desc) == 0
+def counts():
+    both = c_size_t()
+    assert lt.cublasLtHeuristicsCacheGetCapacity(byref(both)) == 0
+    return both.value >> 32, both.value & 0xffffffff
+plain = [6.0, 8.0, 3.0, 4.0]
+low, high = Device([10, 20]), Device([100, 200])
+with_low, with_high = [16.0, 28.0, 13.0, 24.0], [106.0, 208.0, 103.0, 204.0]
+destroy(new(low))
+assert counts() == (0, 0), "never used, never sent"
+for bias, result in ((None, plain), (low, with_low), (None, plain), (high, with_high),
+                     (low, with_low), (high, with_high)):
+    desc = new(bias)
+    assert multiply(desc) == result, bias
+    destroy(desc)
+assert counts() == (3, 0), counts()
+# Two at once are two; told something else, one is another.
+first, second = new(low), new(low)
+assert multiply(first) == multiply(second) == with_low
+assert counts() == (4, 0), counts()
+assert multiply(tell(first, high)) == with_high
+assert multiply(second) == with_low
+assert multiply(tell(first, low)) == with_low
+assert counts() == (4, 0), counts()
+for desc in (first, second):
+    destroy(desc)
+# Who makes ever different ones does not fill the GPU's host.
+for number in range(1100):
+    bias = c_uint64((1 << 50) + 8 * number)
+    desc = c_void_p()
+    assert lt.cublasLtMatmulDescCreate(byref(desc), 68, 0) == 0
+    assert lt.cublasLtMatmulDescSetAttribute(desc, 8, byref(bias), c_size_t(8)) == 0
+    seen = c_void_p()
+    assert lt.cublasLtMatmulDescGetAttribute(desc, 8, byref(seen), c_size_t(8), None) == 0
+    assert seen.value == bias.value
+    destroy(desc)
+made, destroyed = counts()
+assert made == 1104 and destroyed > 1000, (made, destroyed)
+""",
+    )
+
+
 def test_the_same_question_is_asked_once(run: Run) -> None:
     done = run(
         BLAS

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "forwarders/descriptors.hpp"
 #include "forwarders/memo.hpp"
 #include "wire/log.hpp"
 #include "wire/reader.hpp"
@@ -37,6 +38,7 @@ struct State {
     std::bitset<kMaxFunctions> there;
     std::array<std::atomic<bool>, kMaxFunctions> told{};
     Memo memo;
+    Descriptors descriptors;
     std::mutex mutex;
     std::map<uint32_t, uint64_t> streams;  // of handles, as the program gave them
     std::map<uint64_t, uint32_t> boxes;    // names by the address of the program's memory
@@ -94,6 +96,7 @@ class Call {
 
     uint64_t run(uint16_t number) {
         gather_notes();
+        kept_ = about_kept();
         if ((row_.flags & library::kRequires) && !measure(row_.require))
             throw Refused{lib_.not_supported};
         w_.put(lib_.number);
@@ -101,6 +104,7 @@ class Call {
         for (uint16_t i = 0; i < row_.count; ++i) put_word(i);
         for (uint16_t i = row_.count; i-- > 0;) put_memory(i);
         waits_ = waits_ || measure(row_.wait) != 0;
+        if (kept_ && !waits_) return keep_here();
         if (row_.flags & library::kMemo) {
             Answer known;
             question_ = question(number);
@@ -151,6 +155,35 @@ class Call {
     }
 
   private:
+    // Whether the call makes, sets or destroys a descriptor that need not be in the worker for it.
+    bool about_kept() const {
+        if (!row_.count || !lib_.handles[parameters_[0].handle].kept) return false;
+        const Kind kind = parameters_[0].kind;
+        return kind == Kind::mint || kind == Kind::gone ||
+               (kind == Kind::handle && (row_.flags & library::kTells));
+    }
+
+    uint64_t keep_here() {
+        bridge_.trace(row_.name, 0);
+        const ParameterRow& p = parameters_[0];
+        const Message said{{w_.data(), w_.size()}, name_at_};
+        Descriptors& descriptors = state().descriptors;
+        if (p.kind == Kind::gone) {
+            descriptors.forget(names_[0], lib_.kind(p.handle), said, bridge_);
+        } else {
+            const uint32_t name = p.kind == Kind::mint ? minted_.front().first : names_[0];
+            descriptors.tell(name, lib_.kind(p.handle), told_kind(), said);
+        }
+        finish();
+        return 0;
+    }
+
+    // What a program's name stands for in the worker.
+    uint32_t in_worker(uint32_t name) const {
+        const uint32_t made = name ? state().descriptors.in_worker(name, bridge_) : 0;
+        return made ? made : name;
+    }
+
     struct Target {
         uint64_t address;
         bool box;
@@ -258,7 +291,8 @@ class Call {
                 break;
             case Kind::handle:
             case Kind::gone:
-                w_.put(names_[i]);
+                if (i == 0) name_at_ = w_.size();
+                w_.put(kept_ && i == 0 ? names_[i] : in_worker(names_[i]));
                 // A setter's own object is what it changes, not what it depends on.
                 if (row_.flags & library::kMemo || i > 0) say_state(names_[i]);
                 break;
@@ -313,6 +347,7 @@ class Call {
                 state().boxes[a_[i]] = name;
             }
         }
+        name_at_ = w_.size();
         w_.put(name);
     }
 
@@ -394,7 +429,7 @@ class Call {
             if (value && ((value >> 32) != (CARREL_HANDLE_BASE >> 32) ||
                           bridge_.look(name, &note) >> 8 != uint32_t{lib_.number} + 1))
                 throw Refused{lib_.invalid};
-            w_.put(uint64_t{value ? name : 0});
+            w_.put(uint64_t{value ? in_worker(name) : 0});
         }
     }
 
@@ -478,12 +513,14 @@ class Call {
     }
 
     // An attribute replaces what was said of the same attribute: it is the second argument.
-    void tell(uint32_t name) {
+    void tell(uint32_t name) { state().memo.tell(name, told_kind(), said_); }
+
+    uint64_t told_kind() const {
         uint64_t kind = reinterpret_cast<uint64_t>(&row_);
         if (row_.count > 1 && parameters_[1].kind == Kind::value &&
             std::strstr(row_.name, "Attribute"))
             kind ^= (a_[1] + 1) << 48;
-        state().memo.tell(name, kind, said_);
+        return kind;
     }
 
     const LibraryRow& lib_;
@@ -498,6 +535,8 @@ class Call {
     uint64_t stream_out_ = 0;
     uint64_t result_ = 0;
     bool waits_ = false;
+    bool kept_ = false;
+    size_t name_at_ = 0;    // of the first handle, in the message
     std::string said_;      // for the memo
     std::string question_;  // what an answer is kept under
     Answer answer_;

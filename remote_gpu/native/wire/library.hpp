@@ -106,6 +106,7 @@ struct FunctionRow {
 struct HandleRow {
     uint32_t box;  // bytes of the struct in the program's memory, 0 for a pointer
     bool integer;  // the program holds a number
+    bool kept;     // a descriptor: made in the worker when it is used, and kept there for others
 };
 
 struct Soname {
