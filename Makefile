@@ -81,13 +81,13 @@ lint: build ## ruff, mypy, clang-format, and generated pages that must be curren
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'remote_gpu/native/**.[ch]pp' 'tests/native/**.[ch]pp' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'remote_gpu/native/**.[ch]pp' 'tests/native/**.[ch]pp' 'bench/native/*.[ch]pp' | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m remote_gpu.codegen.coverage --check
 
 format: $(VENV)/.installed ## format Python and C++
 	$(BIN)/ruff check --fix -q .
 	$(BIN)/ruff format -q .
-	git ls-files 'remote_gpu/native/**.[ch]pp' 'tests/native/**.[ch]pp' | xargs $(BIN)/clang-format -i
+	git ls-files 'remote_gpu/native/**.[ch]pp' 'tests/native/**.[ch]pp' 'bench/native/*.[ch]pp' | xargs $(BIN)/clang-format -i
 
 wheel: $(VENV)/.installed ## build the wheel into dist/
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -14,21 +13,14 @@ from pathlib import Path
 
 from remote_gpu.codegen import abi
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "bench"
+from . import programs
 
 
 def build() -> Path:
     """Compiles the benchmark program; returns its path."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    program, source = BUILD / "driver_bench", ROOT / "bench" / "native" / "driver_bench.cpp"
-    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
-        return program
-    abi.write(BUILD / "cuda_abi.hpp")
-    compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
-    command = [compiler, "-std=c++20", "-O2", f"-I{BUILD}", str(source), "-o", str(program), "-ldl"]
-    subprocess.run(command, check=True)
-    return program
+    programs.BUILD.mkdir(parents=True, exist_ok=True)
+    abi.write(programs.BUILD / "cuda_abi.hpp")
+    return programs.build("driver_bench", f"-I{programs.BUILD}", "-ldl")
 
 
 def run(prefix: Sequence[str]) -> dict[str, float | str]:

@@ -5,13 +5,7 @@
 // descriptions.
 //
 //   driver_bench all | sync | copies | attach START_NS
-#include <arpa/inet.h>
 #include <dlfcn.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -23,6 +17,7 @@
 #include <vector>
 
 #include "cuda_abi.hpp"
+#include "raw_tcp.hpp"
 
 namespace {
 
@@ -161,127 +156,6 @@ struct Axpy {
     }
 };
 
-// --- the raw limits: a TCP peer on loopback in a process of its own
-// -------------------------------
-
-void read_all(int fd, void* buffer, size_t size) {
-    for (size_t done = 0; done < size;) {
-        const ssize_t n = read(fd, static_cast<char*>(buffer) + done, size - done);
-        if (n <= 0) die("raw TCP peer went away");
-        done += static_cast<size_t>(n);
-    }
-}
-
-void write_all(int fd, const void* buffer, size_t size) {
-    for (size_t done = 0; done < size;) {
-        const ssize_t n = write(fd, static_cast<const char*>(buffer) + done, size - done);
-        if (n <= 0) die("raw TCP peer went away");
-        done += static_cast<size_t>(n);
-    }
-}
-
-constexpr size_t kPing = 16;
-constexpr size_t kChunk = 1 << 20;
-
-// Commands: 'p' echo kPing bytes; 'd' + u64: swallow so many bytes, then answer one; 'u' + u64:
-// send so many bytes; end of file: leave.
-void serve_raw(int fd) {
-    std::vector<char> buffer(kChunk);
-    for (;;) {
-        char command[kPing];
-        size_t got = 0;
-        while (got < kPing) {
-            const ssize_t n = read(fd, command + got, kPing - got);
-            if (n <= 0) _exit(0);
-            got += static_cast<size_t>(n);
-        }
-        uint64_t left = 0;
-        std::memcpy(&left, command + 8, sizeof left);
-        if (command[0] == 'p') {
-            write_all(fd, command, kPing);
-        } else if (command[0] == 'd') {
-            while (left > 0) {
-                const ssize_t n = read(fd, buffer.data(), std::min<uint64_t>(left, kChunk));
-                if (n <= 0) _exit(1);
-                left -= static_cast<uint64_t>(n);
-            }
-            write_all(fd, "!", 1);
-        } else {
-            while (left > 0) {
-                const size_t n = std::min<uint64_t>(left, kChunk);
-                write_all(fd, buffer.data(), n);
-                left -= n;
-            }
-        }
-    }
-}
-
-class RawTcp {
-  public:
-    RawTcp() {
-        const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        auto* where = reinterpret_cast<sockaddr*>(&address);
-        if (listener < 0 || bind(listener, where, size) || listen(listener, 1) ||
-            getsockname(listener, where, &size))
-            die("no loopback socket");
-        child_ = fork();
-        if (child_ == 0) {
-            const int fd = accept(listener, nullptr, nullptr);
-            no_delay(fd);
-            serve_raw(fd);
-        }
-        fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (connect(fd_, where, size)) die("no loopback connection");
-        close(listener);
-        no_delay(fd_);
-    }
-    RawTcp(const RawTcp&) = delete;
-    RawTcp& operator=(const RawTcp&) = delete;
-    ~RawTcp() {
-        close(fd_);
-        waitpid(child_, nullptr, 0);
-    }
-
-    double ping() {
-        char message[kPing] = {'p'};
-        const auto start = Clock::now();
-        write_all(fd_, message, kPing);
-        read_all(fd_, message, kPing);
-        return seconds_since(start);
-    }
-    double send(const std::vector<char>& data) {
-        char answer = 0;
-        const auto start = Clock::now();
-        command('d', data.size());
-        write_all(fd_, data.data(), data.size());
-        read_all(fd_, &answer, 1);
-        return seconds_since(start);
-    }
-    double receive(std::vector<char>& data) {
-        const auto start = Clock::now();
-        command('u', data.size());
-        read_all(fd_, data.data(), data.size());
-        return seconds_since(start);
-    }
-
-  private:
-    static void no_delay(int fd) {
-        const int on = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
-    void command(char what, uint64_t bytes) {
-        char message[kPing] = {what};
-        std::memcpy(message + 8, &bytes, sizeof bytes);
-        write_all(fd_, message, kPing);
-    }
-    int fd_ = -1;
-    pid_t child_ = -1;
-};
-
 // --- the figures
 // ----------------------------------------------------------------------------------
 
@@ -319,7 +193,7 @@ void measure_launches(const Driver& cuda, Figures& out) {
     out["launch_speedup"] = median(waited) / median(pipelined);
 }
 
-void measure_sync(const Driver& cuda, RawTcp& raw, Figures& out) {
+void measure_sync(const Driver& cuda, raw_tcp::Connection& raw, Figures& out) {
     std::vector<double> ours, limit;
     for (int round = 0; round < 40; ++round) {
         for (int i = 0; i < 100; ++i) limit.push_back(raw.ping());
@@ -334,7 +208,7 @@ void measure_sync(const Driver& cuda, RawTcp& raw, Figures& out) {
     out["sync_ratio"] = median(ours) / median(limit);
 }
 
-void measure_copies(const Driver& cuda, RawTcp& raw, Figures& out) {
+void measure_copies(const Driver& cuda, raw_tcp::Connection& raw, Figures& out) {
     constexpr size_t kBytes = 256u << 20;
     std::vector<char> data(kBytes, 1);
     CUdeviceptr device = 0;
@@ -410,7 +284,8 @@ int main(int argc, char** argv) {
         std::printf("%.3f\n", (static_cast<double>(now.count()) - std::atof(argv[2])) / 1e6);
         return 0;
     }
-    RawTcp raw;  // its process is forked before CUDA is there
+    raw_tcp::Peer peer;  // its process is forked before CUDA is there
+    raw_tcp::Connection raw(peer.port());
     const Driver cuda;
     cuda.attach();
     Figures figures;

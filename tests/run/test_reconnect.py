@@ -21,9 +21,9 @@ PROGRAM = str(Path(__file__).with_name("reconnect_program.py"))
 
 
 def relayed(cuts: str, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``command`` behind a relay that makes ``cuts``, see :mod:`tests.support.relay`."""
+    """Runs ``command`` behind a relay that makes ``cuts``, see :mod:`bench.network`."""
     return subprocess.run(
-        [*SOFTWARE, sys.executable, "-m", "tests.support.relay", cuts, "--", *command],
+        [*SOFTWARE, sys.executable, "-m", "bench.network", "--cut", cuts, "--", *command],
         env=environment(**env), capture_output=True, text=True, timeout=90, cwd=ROOT,
     )  # fmt: skip
 

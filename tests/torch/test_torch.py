@@ -73,7 +73,7 @@ def test_training_agrees_with_the_cpu(model: str, tmp_path: Path) -> None:
 
 def test_training_goes_on_when_the_cable_is_pulled(tmp_path: Path) -> None:
     """Two seconds without a connection, in the middle of the loop: the same losses."""
-    relay = (sys.executable, "-m", "tests.support.relay", "signal:2", "--")
+    relay = (sys.executable, "-m", "bench.network", "--cut", "signal:2", "--")
     done = run("training.py", "mlp", "10", "cut", cache=tmp_path, under=relay)
     assert "10 losses agree" in done
     assert "relay: 1 cuts, 2 connections" in done

@@ -1,6 +1,6 @@
 """Trains a model on the CPU and, compiled, on the slice; compares the losses.
 Arguments: mlp or transformer; the number of steps; and ``cut`` for a program under
-tests.support.relay that has its connection broken in the middle of the loop.
+bench.network that has its connection broken in the middle of the loop.
 """
 
 from __future__ import annotations
