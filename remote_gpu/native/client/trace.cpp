@@ -1,5 +1,7 @@
 #include "client/trace.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -27,7 +29,7 @@ struct Row {
     std::string_view name;
 };
 
-void print_summary() {
+void print_summary(std::FILE* out) {
     std::vector<Row> used;
     for (size_t i = 0; i < kCallCount; ++i) {
         if (counts[i].calls) used.push_back({counts[i].calls, counts[i].trips, kCallNames[i]});
@@ -44,20 +46,20 @@ void print_summary() {
     }
     std::sort(used.begin(), used.end(),
               [](const Row& a, const Row& b) { return a.calls > b.calls; });
-    std::fprintf(stderr, "carrel: %12s %12s  function\n", "calls", "round trips");
+    std::fprintf(out, "carrel: %12s %12s  function\n", "calls", "round trips");
     for (const Row& row : used) {
-        std::fprintf(stderr, "carrel: %12llu %12llu  %s\n",
+        std::fprintf(out, "carrel: %12llu %12llu  %s\n",
                      static_cast<unsigned long long>(row.calls),
                      static_cast<unsigned long long>(row.trips), row.name.data());
     }
-    std::fprintf(stderr, "carrel: %12llu %12llu  in all\n", static_cast<unsigned long long>(calls),
+    std::fprintf(out, "carrel: %12llu %12llu  in all\n", static_cast<unsigned long long>(calls),
                  static_cast<unsigned long long>(trips));
 }
 
 bool start() {
     const char* wanted = std::getenv("CARREL_TRACE");
     if (!wanted || std::strcmp(wanted, "summary") != 0) return false;
-    std::atexit(print_summary);
+    std::atexit([] { print_summary(stderr); });
     return true;
 }
 
@@ -78,3 +80,13 @@ void trace_named(const char* name, bool waits) {
 }
 
 }  // namespace carrel::client
+
+// What has been counted so far, written to a descriptor, for programs that measure a part of what
+// they do; nothing without CARREL_TRACE=summary.
+extern "C" __attribute__((visibility("default"))) void carrel_trace_write(int fd) {
+    if (!carrel::client::trace_enabled) return;
+    std::FILE* out = fdopen(dup(fd), "w");
+    if (!out) return;
+    carrel::client::print_summary(out);
+    std::fclose(out);
+}
