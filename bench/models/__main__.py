@@ -1,9 +1,9 @@
 """Whole PyTorch models, remote beside the same device natively, with round trips added.
 
 Every step ends with the program reading its result: the loss of a training step, the answer of an
-inference. All lanes take turns in one run; a figure is the median of its steps. The remote device is
-on this machine; +0 is TCP on loopback, the others go through a relay (``bench.network``), calibrated
-first. Needs PyTorch (``make torch-wheel``, or any Python that has it).
+inference. All lanes take turns in one run; a figure is the median of its steps. The remote device
+is on this machine; +0 is TCP on loopback, the others go through a relay (``bench.network``),
+calibrated first. Needs PyTorch (``make torch-wheel``, or any Python that has it).
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ SHORT = ("bert", "llama_decode", "gcn", "mlp")
 
 def torch_python(given: Path | None = None) -> Path | None:
     """The Python that has PyTorch: as given, CARREL_TORCH_PYTHON's, .venv-torch's, or this one."""
-    if given or (named := os.environ.get("CARREL_TORCH_PYTHON")):
-        return given or Path(named)
+    if given:
+        return given
+    if named := os.environ.get("CARREL_TORCH_PYTHON"):
+        return Path(named)
     made = lanes.ROOT / ".venv-torch" / "bin" / "python"
     if made.exists():
         return made
@@ -64,7 +66,7 @@ class Plan:
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """Measures and prints as it goes; returns all figures. A model that fails has a row that says so."""
+    """Measures, printing as it goes; returns all figures. What fails has a row that says so."""
     aims = [aim for aim in plan.added_ms if aim > 0]
     calibration = network.calibrate((0.0, *aims))
     network.print_table(calibration)
@@ -149,7 +151,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"which of {', '.join(MODELS)}")  # fmt: skip
     parser.add_argument("--tasks", type=names(TASKS), default=list(TASKS), metavar="A,B")
     parser.add_argument("--modes", type=names(MODES), default=["eager"], metavar="A,B",
-                        help="eager (the default), compile (torch.compile), graph (CUDA graphs)")  # fmt: skip
+                        help="eager (the default), compile (torch.compile), graph (CUDA graphs)"
+                        )  # fmt: skip
     parser.add_argument("--added-ms", default="0,0.3,1", metavar="A,B",
                         type=lambda text: [float(one) for one in text.split(",")],
                         help="round trips to add, ms (default: 0,0.3,1)")  # fmt: skip
@@ -184,7 +187,7 @@ def main() -> None:
         sys.exit(
             "bench.models: no PyTorch here; run make torch-wheel, or name a Python with --python"
         )
-    device = lanes.device(arguments.device, arguments.vram, arguments.model)
+    device = lanes.device(arguments.device, arguments.vram, arguments.model, python)
     result = {"machine": machine.describe(), **run(plan_from(arguments, device, python))}
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -5,6 +5,7 @@ All stay for the whole run and take turns, so that what the machine does besides
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -45,10 +46,33 @@ class Device:
     says: str = ""
 
 
-def device(name: str, vram: str, model: str) -> Device:
-    """The device of that name; ``vram`` and ``model`` are for those that are not real."""
+_LIBRARIES = """
+import glob, importlib.util
+spec = importlib.util.find_spec("nvidia")
+places = (spec.submodule_search_locations or []) if spec else []
+print(":".join(sorted(one for place in places for one in glob.glob(place + "/*/lib"))))
+"""
+
+
+def cuda_libraries(python: Path) -> str:
+    """The folders of NVIDIA's libraries that ``python`` has from PyPI, with colons; for the worker,
+    which serves a program with the real ones.
+    """
+    done = subprocess.run(
+        [str(python), "-c", _LIBRARIES], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def device(name: str, vram: str, model: str, python: Path) -> Device:
+    """The device of that name; ``vram`` and ``model`` are for those that are not real, ``python``
+    is the one that has PyTorch.
+    """
     if name == "gpu":
-        return Device("gpu", (), (*CARREL_RUN, "--"))
+        known = os.environ.get("CARREL_LIBRARY_PATH")
+        folders = known or cuda_libraries(python)
+        find = ("env", f"CARREL_LIBRARY_PATH={folders}") if folders else ()
+        return Device("gpu", (), (*find, *CARREL_RUN, "--"))
     if name == "null":
         null = ("--null-gpu", f"vram={vram},model={model}", "--")
         return Device(
@@ -155,10 +179,8 @@ class Lane:
             return
         assert process.stdin
         assert process.stdout
-        try:
+        with contextlib.suppress(OSError):
             process.stdin.close()
-        except OSError:
-            pass
         try:
             if kill:
                 process.terminate()

@@ -12,7 +12,7 @@ from .lanes import LOAD_TIMEOUT_S, STEPS_TIMEOUT_S, Failed, Lane
 
 @dataclass(frozen=True)
 class Row:
-    """A model's figures. Times are ms per step; ``slowdown_pct`` is keyed by the added round trip."""
+    """A model's figures: ms per step, keyed like ``slowdown_pct`` by the added round trip."""
 
     model: str
     task: str
@@ -74,7 +74,9 @@ def measure(
                 turns.setdefault(setting.column, []).extend(taken)
         counted = _counted(traced)
     except Failed as error:
-        return Row(model, task, mode, failed=str(error))
+        for lane in lanes:
+            lane.close()  # CUDA's worst errors stay with a process: the next model gets new ones
+        return Row(model, task, mode, failed=str(error).partition("\n")[0])
     medians = {column: statistics.median(taken) * 1000 for column, taken in turns.items()}
     native_ms = medians.pop("native", None)
     return Row(

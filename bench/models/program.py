@@ -1,10 +1,10 @@
 """Runs the models' steps on whatever GPU it is given; told what to do on standard input.
 
-Runs in PyTorch's own Python, natively and in a slice alike, and knows of Carrel only the relay that it
-may put between itself and the node. Reads one JSON object a line and answers with one:
+Runs in PyTorch's own Python, natively and in a slice alike, and knows of Carrel only the relay that
+it may put between itself and the node. Reads one JSON object a line and answers with one:
 
-    {"do": "load", "model": "bert", "task": "train", "mode": "eager", "tiny": false, "on": "cuda"}
-    {"do": "steps", "count": 20}      → {"seconds": [...]}: each step, with the reading of its result
+    {"do": "load", "model": "bert", "task": "train", "mode": "eager", …}
+    {"do": "steps", "count": 20}      → {"seconds": [...]}: each step, its result read
     {"do": "added", "told_ms": 0.3}   the relay's setting from now on
     {"do": "counts"}                  → {"counts": {name: [calls, round trips]}}, of a slice
     {"do": "device"}                  → names and versions

@@ -18,7 +18,7 @@ WORST = {"0.3": 50.0}
 
 
 def published() -> dict[str, tuple[float, float, float]]:
-    """Slowdown in per cent on the same host, with 0.3 ms and with 1 ms added each way; our names."""
+    """Slowdown in per cent on the same host, with 0.3 and 1 ms added each way, by our names."""
     lines = [line for line in PUBLISHED.read_text().splitlines() if not line.startswith("#")]
     return {
         row["ours"]: (
@@ -84,8 +84,8 @@ def print_summary(rows: Sequence[Row], columns: Sequence[str]) -> None:
     measured = sum(1 for row in rows if row.round_trips is not None)
     if measured:
         worst_first = sorted(waits.items(), key=lambda item: -item[1])[:8]
-        print("round trips per step, mean over the models: "
-              + ", ".join(f"{name} {trips / measured:.2f}" for name, trips in worst_first))  # fmt: skip
+        named = ", ".join(f"{name} {trips / measured:.2f}" for name, trips in worst_first)
+        print(f"round trips per step, mean over the models: {named}")
     print(f"trips, calls: per step. Published: {SOURCE};\n"
           "on the same host / 0.3 ms / 1 ms added to each way, so twice that to the round trip; "
           "batch sizes and code differ")  # fmt: skip

@@ -1,11 +1,13 @@
 """Runs numba-cuda's own tests on the software GPU and writes docs/conformance.md.
 
-    python tests/conformance/run.py [--direct] [--only REGEX] [--jobs N] [--output PATH]
+    python tests/conformance/run.py [--direct] [--under COMMAND] [--only REGEX] [--sample]
+                                    [--jobs N] [--output PATH]
 
 The tests come in numba-cuda's wheel. Every file runs in a process of its own, through
 ``carrel-run --software-gpu`` (or, with ``--direct``, on the software GPU's library itself, which
-tells the driver's faults from the remote path's). A test that crashes or hangs its process counts
-as failed, and the rest of its file runs in a new one.
+tells the driver's faults from the remote path's; or under another command, such as
+``--under "carrel-run --"`` for a real GPU and ``--under ""`` for the same without Carrel). A test
+that crashes or hangs its process counts as failed, and the rest of its file runs in a new one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -234,8 +237,8 @@ def report(outcomes: list[Outcome], seconds: float, how: str) -> str:
     lines = [
         "# Conformance",
         "",
-        f"numba-cuda {version('numba-cuda')}'s own tests, run {how} "
-        f"with `{SOFTWARE_GPU}`. Written by `make conformance`.",
+        f"numba-cuda {version('numba-cuda')}'s own tests, run {how}. "
+        "Written by `make conformance`.",
         "",
         "| outcome | tests |",
         "|---|---:|",
@@ -284,6 +287,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--direct", action="store_true", help="without the remote path")
     parser.add_argument(
+        "--under", metavar="COMMAND", help="what every test process is started with"
+    )
+    parser.add_argument("--sample", action="store_true", help="only the tests of sample.txt")
+    parser.add_argument(
         "--library", type=Path, default=ROOT / "remote_gpu" / "lib" / "libcarrel-softgpu.so"
     )
     parser.add_argument("--only", default="", help="regular expression on package/file.py")
@@ -295,13 +302,23 @@ def main() -> int:
     options = parser.parse_args()
 
     files = test_files(options.only)
+    sampled = (HERE / "sample.txt").read_text().split() if options.sample else []
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="carrel-conformance-") as directory:
-        target = direct(directory, options.library) if options.direct else through_carrel_run()
+        if options.under is not None:
+            target = Target(shlex.split(options.under))
+        else:
+            target = direct(directory, options.library) if options.direct else through_carrel_run()
 
         def one(path: Path) -> list[Outcome]:
             label = f"{path.parent.name}-{path.stem}"
-            found = run_file(target, [module_of(path)], Path(directory), label)
+            tests = [module_of(path)]
+            if options.sample:
+                file = f"{path.parent.name}/{path.name}::"
+                tests = [argument_of(test) for test in sampled if test.startswith(file)]
+                if not tests:
+                    return []
+            found = run_file(target, tests, Path(directory), label)
             bad = sum(o.ran and o.outcome != "passed" for o in found)
             print(f"{path.parent.name}/{path.name}: {len(found)} tests, {bad} failed", flush=True)
             return found
@@ -309,6 +326,9 @@ def main() -> int:
         with ThreadPoolExecutor(options.jobs) as pool:
             outcomes = [o for found in pool.map(one, files) for o in found]
     how = "directly on the software GPU" if options.direct else "through `carrel-run`"
+    how += f" with `{SOFTWARE_GPU}`"
+    if options.under is not None:
+        how = f"under `{options.under}`" if options.under else "on the machine's own GPU"
     page = report(outcomes, time.monotonic() - started, how)
     options.output.write_text(page, encoding="utf-8")
     if options.outcomes:

@@ -1,7 +1,7 @@
 """Whole models in plain PyTorch, in the shapes of the originals; ``--tiny`` in shapes of nothing.
 
-A model here is what one step runs, its input and what a program reads of it. The weights are random:
-a step takes as long with them. Knows PyTorch and nothing of Carrel.
+A model here is what one step runs, its input and what a program reads of it. The weights are
+random: a step takes as long with them. Knows PyTorch and nothing of Carrel.
 """
 
 from __future__ import annotations

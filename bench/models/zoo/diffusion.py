@@ -1,5 +1,5 @@
-"""A step of a diffusion model: the U-Net of Ho et al. 2020 (128 wide, ×1 ×2 ×2 ×2, attention at 16×16),
-16 images of 64×64.
+"""A step of a diffusion model: the U-Net of Ho et al. 2020 (128 wide, ×1 ×2 ×2 ×2, attention at
+16×16), 16 images of 64×64.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Graph networks of three layers, 64 wide, on a random graph of 10,000 nodes and 200,000 edges, as
-TorchBench's basic_gnn models have: Kipf and Welling 2016 (GCN), Xu et al. 2018 (GIN), Wang et al. 2018
-(EdgeCNN). Written with index_select and scatter_add; self-loops are added without looking for those
-that are there, which would wait for the device.
+TorchBench's basic_gnn models have: Kipf and Welling 2016 (GCN), Xu et al. 2018 (GIN), Wang et al.
+2018 (EdgeCNN). Written with index_select and scatter_add; self-loops are added without looking for
+those that are there, which would wait for the device.
 """
 
 from __future__ import annotations

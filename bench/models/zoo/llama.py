@@ -1,8 +1,8 @@
 """A decoder in the shape of Llama: Touvron et al. 2023.
 
-For inference, Llama 3.2 1B (16 layers, 2,048 wide, 32 heads that share 8 keys, 128,256 words): reading a
-prompt of 512 words, and writing one word after another, each of which the program reads. For training,
-the shape of a small one (12 layers, 768 wide, 32,000 words), four texts of 512 words.
+For inference, Llama 3.2 1B (16 layers, 2,048 wide, 32 heads that share 8 keys, 128,256 words):
+reading a prompt of 512 words, and writing one word after another, each of which the program reads.
+For training, the shape of a small one (12 layers, 768 wide, 32,000 words), four texts of 512 words.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """Words to words. With a ``cache`` of so many places it reads one word a call, and remembers."""
+    """Words to words. With a ``cache`` of so many places it reads one word a call and remembers."""
 
     cos: Tensor
     sin: Tensor
@@ -79,7 +79,7 @@ class Llama(nn.Module):
         super().__init__()
         self.words = nn.Embedding(words, width)
         self.layers = nn.ModuleList(Layer(width, heads, shared, inner) for _ in range(layers))
-        self.norm, self.to_words = Norm(width), nn.Linear(width, words, bias=False)
+        self.norm = Norm(width)
         head = width // heads
         turns = 500_000.0 ** (-torch.arange(0, head, 2) / head)
         angles = torch.arange(max(length, cache))[:, None] * turns
@@ -107,8 +107,7 @@ class Llama(nn.Module):
                 cache = (getattr(self, f"keys{i}"), getattr(self, f"values{i}"))
                 x = layer(x, cos, sin, cache, self.at, seen)
             self.at.add_(1).remainder_(len(self.places))
-        out: Tensor = self.to_words(self.norm(x))
-        return out
+        return F.linear(self.norm(x), self.words.weight)
 
 
 def llama(tiny: bool) -> Case:

@@ -1,5 +1,5 @@
-"""A model in the shape of Whisper small (Radford et al. 2022): 12 + 12 layers, 768 wide, 51,865 words;
-30 s of sound as 3,000 frames of 80 bands, 128 words.
+"""A model in the shape of Whisper small (Radford et al. 2022): 12 + 12 layers, 768 wide, 51,865
+words; 30 s of sound as 3,000 frames of 80 bands, 128 words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Whisper(nn.Module):
     ) -> None:
         super().__init__()
         self.near = nn.Conv1d(bands, width, 3, padding=1)
-        self.half = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.halve = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.places = nn.Parameter(torch.randn(frames // 2, width) * 0.02)
         self.words = nn.Embedding(words, width)
         self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
@@ -33,7 +33,7 @@ class Whisper(nn.Module):
         self.heard, self.said = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, sound: Tensor, words: Tensor) -> Tensor:
-        x = F.gelu(self.half(F.gelu(self.near(sound)))).transpose(1, 2) + self.places
+        x = F.gelu(self.halve(F.gelu(self.near(sound)))).transpose(1, 2) + self.places
         for block in self.encoder:
             x = block(x)
         memory = self.heard(x)

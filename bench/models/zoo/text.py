@@ -1,8 +1,8 @@
 """BERT, Albert and BART, base size, with the heads they were trained with; and a small MLP.
 
 Shapes: Devlin et al. 2018 (12 layers, 768 wide, 12 heads, 30,522 words), Lan et al. 2019 (one layer
-twelve times, words 128 wide), Lewis et al. 2019 (6 + 6 layers, 768 wide, 50,265 words). Four texts of
-512 words, as TorchBench's hf_Bert, hf_Albert and hf_Bart have.
+twelve times, words 128 wide), Lewis et al. 2019 (6 + 6 layers, 768 wide, 50,265 words). Four texts
+of 512 words, as TorchBench's hf_Bert, hf_Albert and hf_Bart have.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Bert(nn.Module):
         self.times = layers // made
         self.narrow, self.norm = nn.Linear(width, small), nn.LayerNorm(small)
         self.to_words = nn.Linear(small, words)
+        self.to_words.weight = self.embedding.words.weight
 
     def forward(self, words: Tensor) -> Tensor:
         x = self.widen(self.embedding(words))
