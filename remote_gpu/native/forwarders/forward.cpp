@@ -88,6 +88,127 @@ void open(const LibraryRow& lib, const carrel_bridge& b) {
     if (result) CARREL_DEBUG("%s: no session (%d)", lib.name, result);
 }
 
+// For answers that are remembered, addresses of device memory count by their alignment only: more
+// than 256 bytes of it make no difference.
+uint64_t meaning_of_address(uint64_t address) {
+    const uint64_t low = address | 256;
+    return address ? 0xA11600000000 + (low & (~low + 1)) : 0;
+}
+
+// A call that makes, sets or destroys a descriptor that need not be in the worker for it.
+class Keeping {
+  public:
+    static bool concerns(const LibraryRow& lib, const FunctionRow& row, const uint64_t* a) {
+        const ParameterRow& first = lib.parameters[row.first];
+        if (!row.count || !lib.handles[first.handle].kept) return false;
+        if (first.kind == Kind::mint) return true;
+        const bool sets = first.kind == Kind::handle && (row.flags & library::kTells);
+        return (sets || first.kind == Kind::gone) && Descriptors::owns(a[0]);
+    }
+
+    Keeping(const LibraryRow& lib, const FunctionRow& row, const carrel_bridge& b,
+            const uint64_t* a)
+        : lib_(lib), row_(row), parameters_(lib.parameters + row.first), bridge_(b), a_(a) {}
+
+    uint64_t run(uint16_t number) {
+        bridge_.trace(row_.name, 0);
+        Descriptors& descriptors = state().descriptors;
+        const ParameterRow& first = parameters_[0];
+        const uint32_t type = lib_.kind(first.handle);
+        uint32_t notes[library::kMaxArguments];  // measures of these calls need the first one's
+        notes[0] = 0;
+        if (first.kind != Kind::mint && (row_.flags & library::kNotes) &&
+            !descriptors.look(a_[0], type, notes))
+            return static_cast<uint64_t>(lib_.invalid);
+        if (!a_[0]) return static_cast<uint64_t>(lib_.invalid);
+        encode(number, notes);
+        const Telling telling{kind(), text_, name_at_, meaning_};
+        int64_t note = library::keep;
+        if (row_.flags & library::kNotes) note = lib_.measure(row_.note, a_, notes);
+        bool known = true;
+        if (first.kind == Kind::mint) {
+            const uint64_t handle = descriptors.make(
+                type, note == library::keep ? 0 : static_cast<uint32_t>(note), telling);
+            if (!handle) return static_cast<uint64_t>(lib_.failed);
+            std::memcpy(reinterpret_cast<void*>(a_[0]), &handle, sizeof handle);
+        } else if (first.kind == Kind::gone) {
+            known = descriptors.destroy(a_[0], type, telling, bridge_);
+        } else {
+            known = descriptors.tell(a_[0], type, telling);
+            if (note != library::keep) descriptors.note(a_[0], static_cast<uint32_t>(note));
+        }
+        return known ? 0 : static_cast<uint64_t>(lib_.invalid);
+    }
+
+  private:
+    // An attribute replaces what was said of the same attribute: it is the second argument.
+    uint64_t kind() const {
+        uint64_t kind = reinterpret_cast<uint64_t>(&row_);
+        if (row_.count > 1 && std::strstr(row_.name, "Attribute")) kind ^= (a_[1] + 1) << 48;
+        return kind;
+    }
+
+    // As Call does; there are values and data only.
+    void encode(uint16_t number, const uint32_t* notes) {
+        text_.clear();
+        put(&lib_.number, sizeof lib_.number);
+        put(&number, sizeof number);
+        meaning_.add({reinterpret_cast<const char*>(&number), sizeof number});
+        for (uint16_t i = 0; i < row_.count; ++i) {
+            const ParameterRow& p = parameters_[i];
+            if (p.kind == Kind::value) {
+                say(p.width > 8 ? reinterpret_cast<const void*>(a_[i]) : &a_[i], p.width);
+            } else if (i == 0) {
+                constexpr uint32_t name = 0;
+                name_at_ = text_.size();
+                put(&name, sizeof name);
+            }
+        }
+        for (uint16_t i = row_.count; i-- > 0;) {
+            const ParameterRow& p = parameters_[i];
+            if (!library::in_memory(p.kind)) continue;
+            const auto size =
+                static_cast<uint32_t>(std::max<int64_t>(0, lib_.measure(p.size, a_, notes)));
+            const Place place = a_[i] ? Place::host : Place::none;
+            put(&place, sizeof place);
+            if (!a_[i]) continue;
+            put(&size, sizeof size);
+            put_data(a_[i], size);
+        }
+    }
+    void put(const void* data, size_t size) { text_.append(static_cast<const char*>(data), size); }
+    void say(const void* data, size_t size) {
+        put(data, size);
+        meaning_.add({static_cast<const char*>(data), size});
+    }
+    void put_data(uint64_t address, size_t size) {
+        const auto* const data = reinterpret_cast<const char*>(address);
+        uint64_t value = 0;
+        if (size == sizeof value) std::memcpy(&value, data, sizeof value);
+        if (!value || !bridge_.device(reinterpret_cast<const void*>(value))) {
+            say(data, size);
+            return;
+        }
+        put(data, size);
+        value = meaning_of_address(value);
+        meaning_.add({reinterpret_cast<const char*>(&value), sizeof value});
+    }
+
+    static std::string& text() {
+        static thread_local std::string all;
+        return all;
+    }
+
+    const LibraryRow& lib_;
+    const FunctionRow& row_;
+    const ParameterRow* parameters_;
+    const carrel_bridge& bridge_;
+    const uint64_t* a_;
+    std::string& text_ = text();
+    size_t name_at_ = 0;
+    Hash meaning_;
+};
+
 // One call on its way: encodes the arguments, and takes the answer apart.
 class Call {
   public:
@@ -96,7 +217,6 @@ class Call {
 
     uint64_t run(uint16_t number) {
         gather_notes();
-        kept_ = about_kept();
         if ((row_.flags & library::kRequires) && !measure(row_.require))
             throw Refused{lib_.not_supported};
         w_.put(lib_.number);
@@ -104,7 +224,6 @@ class Call {
         for (uint16_t i = 0; i < row_.count; ++i) put_word(i);
         for (uint16_t i = row_.count; i-- > 0;) put_memory(i);
         waits_ = waits_ || measure(row_.wait) != 0;
-        if (kept_ && !waits_) return keep_here();
         if (row_.flags & library::kMemo) {
             Answer known;
             question_ = question(number);
@@ -155,35 +274,6 @@ class Call {
     }
 
   private:
-    // Whether the call makes, sets or destroys a descriptor that need not be in the worker for it.
-    bool about_kept() const {
-        if (!row_.count || !lib_.handles[parameters_[0].handle].kept) return false;
-        const Kind kind = parameters_[0].kind;
-        return kind == Kind::mint || kind == Kind::gone ||
-               (kind == Kind::handle && (row_.flags & library::kTells));
-    }
-
-    uint64_t keep_here() {
-        bridge_.trace(row_.name, 0);
-        const ParameterRow& p = parameters_[0];
-        const Message said{{w_.data(), w_.size()}, name_at_};
-        Descriptors& descriptors = state().descriptors;
-        if (p.kind == Kind::gone) {
-            descriptors.forget(names_[0], lib_.kind(p.handle), said, bridge_);
-        } else {
-            const uint32_t name = p.kind == Kind::mint ? minted_.front().first : names_[0];
-            descriptors.tell(name, lib_.kind(p.handle), told_kind(), said);
-        }
-        finish();
-        return 0;
-    }
-
-    // What a program's name stands for in the worker.
-    uint32_t in_worker(uint32_t name) const {
-        const uint32_t made = name ? state().descriptors.in_worker(name, bridge_) : 0;
-        return made ? made : name;
-    }
-
     struct Target {
         uint64_t address;
         bool box;
@@ -227,9 +317,7 @@ class Call {
         say(reinterpret_cast<const void*>(address), size);
     }
     void say_address(uint64_t address) {
-        const uint64_t low = address | 256;  // more makes no difference
-        const uint64_t alignment = low & (~low + 1);
-        const uint64_t token = address ? 0xA11600000000 + alignment : 0;
+        const uint64_t token = meaning_of_address(address);
         say(&token, sizeof token);
     }
     void say_state(uint32_t name) {
@@ -275,6 +363,11 @@ class Call {
         for (uint16_t i = 0; i < row_.count; ++i) {
             const ParameterRow& p = parameters_[i];
             if (p.kind != Kind::handle && p.kind != Kind::gone) continue;
+            if (Descriptors::owns(a_[i])) {
+                if (!state().descriptors.look(a_[i], lib_.kind(p.handle), &notes_[i]))
+                    throw Refused{lib_.invalid};
+                continue;
+            }
             // Descriptors may be left out, the library's own handle never.
             if (a_[i] || p.handle == 1 || p.kind == Kind::gone)
                 names_[i] = name_of(p, a_[i], &notes_[i]);
@@ -291,8 +384,13 @@ class Call {
                 break;
             case Kind::handle:
             case Kind::gone:
-                if (i == 0) name_at_ = w_.size();
-                w_.put(kept_ && i == 0 ? names_[i] : in_worker(names_[i]));
+                if (Descriptors::owns(a_[i])) {
+                    w_.put(state().descriptors.in_worker(a_[i], bridge_));
+                    const Hash told = state().descriptors.meaning(a_[i]);
+                    say(&told, sizeof told);
+                    break;
+                }
+                w_.put(names_[i]);
                 // A setter's own object is what it changes, not what it depends on.
                 if (row_.flags & library::kMemo || i > 0) say_state(names_[i]);
                 break;
@@ -347,7 +445,6 @@ class Call {
                 state().boxes[a_[i]] = name;
             }
         }
-        name_at_ = w_.size();
         w_.put(name);
     }
 
@@ -425,11 +522,14 @@ class Call {
             uint64_t value = 0;
             std::memcpy(&value, reinterpret_cast<const void*>(address + at), sizeof value);
             uint32_t note = 0;
-            const auto name = static_cast<uint32_t>(value);
-            if (value && ((value >> 32) != (CARREL_HANDLE_BASE >> 32) ||
-                          bridge_.look(name, &note) >> 8 != uint32_t{lib_.number} + 1))
+            auto name = static_cast<uint32_t>(value);
+            if (Descriptors::owns(value)) {
+                name = state().descriptors.in_worker(value, bridge_);
+                if (!name) throw Refused{lib_.invalid};
+            } else if (value && ((value >> 32) != (CARREL_HANDLE_BASE >> 32) ||
+                                 bridge_.look(name, &note) >> 8 != uint32_t{lib_.number} + 1))
                 throw Refused{lib_.invalid};
-            w_.put(uint64_t{value ? in_worker(name) : 0});
+            w_.put(uint64_t{value ? name : 0});
         }
     }
 
@@ -513,14 +613,12 @@ class Call {
     }
 
     // An attribute replaces what was said of the same attribute: it is the second argument.
-    void tell(uint32_t name) { state().memo.tell(name, told_kind(), said_); }
-
-    uint64_t told_kind() const {
+    void tell(uint32_t name) {
         uint64_t kind = reinterpret_cast<uint64_t>(&row_);
         if (row_.count > 1 && parameters_[1].kind == Kind::value &&
             std::strstr(row_.name, "Attribute"))
             kind ^= (a_[1] + 1) << 48;
-        return kind;
+        state().memo.tell(name, kind, said_);
     }
 
     const LibraryRow& lib_;
@@ -535,8 +633,6 @@ class Call {
     uint64_t stream_out_ = 0;
     uint64_t result_ = 0;
     bool waits_ = false;
-    bool kept_ = false;
-    size_t name_at_ = 0;    // of the first handle, in the message
     std::string said_;      // for the memo
     std::string question_;  // what an answer is kept under
     Answer answer_;
@@ -561,6 +657,7 @@ uint64_t forward(const LibraryRow& lib, uint16_t number, const uint64_t* argumen
             CARREL_WARNING("%s is not in the GPU host's %s", row.name, lib.soname(kCudaMajor));
         return status(row, lib.not_supported);
     }
+    if (Keeping::concerns(lib, row, arguments)) return Keeping(lib, row, *b, arguments).run(number);
     Call call(lib, row, *b, arguments);
     try {
         return call.run(number);
