@@ -1,7 +1,10 @@
 """``python -m bench`` (``make bench``): every benchmark that runs without a GPU.
 
 Each figure is measured beside its own limit (raw TCP on loopback, the same calls waited for) in the
-same run, through a private node with a software GPU. Writes ``bench/latest.json``.
+same run, through a private node with a software GPU. Then the network emulator is calibrated and,
+where PyTorch is installed (``make torch-wheel``), a few whole models are run on the null device;
+for all of them ``python -m bench.models``. Writes ``bench/latest.json``, where figures of a device
+stand under its name.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from . import driver, machine
+from . import driver, machine, network
+from .models import __main__ as models
+from .models import lanes
 
 ROOT = Path(__file__).resolve().parent.parent
 CARREL_RUN = Path(sys.executable).with_name("carrel-run")
@@ -80,6 +86,7 @@ def softgpu_mips(size: int = 512) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "latest.json")
+    parser.add_argument("--no-models", action="store_true", help="leave the models out")
     arguments = parser.parse_args()
     prefix = [str(CARREL_RUN), "--software-gpu", "vram=2GiB", "--"]
 
@@ -91,13 +98,33 @@ def main() -> None:
     figures["softgpu_mips"] = softgpu_mips()
 
     result = {"machine": machine.describe(), "figures": figures}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")  # should the rest fail
     named = result["machine"]
     print(f"{named['cpu']}, {named['cores']} cores, Linux {named['kernel']}, {named['commit']}")
     print(f"software GPU: figures of the road, never of a GPU. Written to {arguments.output}\n")
     for reach in REACHES:
         value = float(figures[reach.figure])
         print(f"{reach.figure:20} {value:12.4g}  {reach.verdict(value):12} {reach.meaning}")
+
+    print()
+    result |= {} if arguments.no_models else short_models()
+    if "relay" not in result:
+        calibration = network.calibrate()
+        network.print_table(calibration)
+        result["relay"] = [asdict(row) for row in calibration]
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def short_models() -> dict[str, Any]:
+    """The relay's calibration and a few models on the null device, by its name."""
+    python = models.torch_python()
+    if python is None:
+        print("models: NOT RUN, no PyTorch here (make torch-wheel)")
+        return {}
+    device = lanes.device("null", "8GiB", "H100", python)
+    plan = models.Plan(device, python, models=models.SHORT, rounds=3, round_s=0.3)
+    figures = models.run(plan)
+    return {"relay": figures.pop("relay"), "models": {figures["device"]["name"]: figures}}
 
 
 if __name__ == "__main__":

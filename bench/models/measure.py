@@ -12,7 +12,11 @@ from .lanes import LOAD_TIMEOUT_S, STEPS_TIMEOUT_S, Failed, Lane
 
 @dataclass(frozen=True)
 class Row:
-    """A model's figures: ms per step, keyed like ``slowdown_pct`` by the added round trip."""
+    """A model's figures: ms per step, keyed like ``slowdown_pct`` by the added round trip.
+
+    ``quiet_pct`` is the slowdown by each lane's quickest tenth of steps instead of the median: what
+    it is without what else goes on on the machine.
+    """
 
     model: str
     task: str
@@ -20,6 +24,7 @@ class Row:
     native_ms: float | None = None
     remote_ms: dict[str, float] = field(default_factory=dict)
     slowdown_pct: dict[str, float] = field(default_factory=dict)
+    quiet_pct: dict[str, float] = field(default_factory=dict)
     round_trips: float | None = None  # per step
     calls: float | None = None  # per step
     waits: dict[str, float] = field(default_factory=dict)  # round trips per step, by function
@@ -78,12 +83,22 @@ def measure(
             lane.close()  # CUDA's worst errors stay with a process: the next model gets new ones
         return Row(model, task, mode, failed=str(error).partition("\n")[0])
     medians = {column: statistics.median(taken) * 1000 for column, taken in turns.items()}
-    native_ms = medians.pop("native", None)
+    quick = {column: sorted(taken)[len(taken) // 10] for column, taken in turns.items()}
     return Row(
-        model, task, mode, native_ms, medians,
-        {c: 100 * (ms / native_ms - 1) for c, ms in medians.items()} if native_ms else {},
-        steps=count * rounds, **counted,
+        model, task, mode, medians.get("native"),
+        {column: ms for column, ms in medians.items() if column != "native"},
+        _slowdown(medians), _slowdown(quick), steps=count * rounds, **counted,
     )  # fmt: skip
+
+
+def _slowdown(times: dict[str, float]) -> dict[str, float]:
+    """In per cent of the native time, by column; nothing without one."""
+    native = times.get("native")
+    return {
+        column: 100 * (time / native - 1)
+        for column, time in times.items()
+        if native and column != "native"
+    }
 
 
 def _steps_in(lane: Lane, seconds: float) -> int:

@@ -65,6 +65,7 @@ def print_summary(rows: Sequence[Row], columns: Sequence[str]) -> None:
             continue
         for column in columns:
             values = [row.slowdown_pct[column] for row in chosen]
+            quiet = statistics.median(row.quiet_pct[column] for row in chosen)
             median, worst = statistics.median(values), max(values)
             verdict = ""
             if column in REACH:
@@ -75,8 +76,10 @@ def print_summary(rows: Sequence[Row], columns: Sequence[str]) -> None:
                 verdict += (
                     f", worst ≤ {WORST[column]:g} {'yes' if worst <= WORST[column] else 'NO'}"
                 )
-            print(f"{name}, +{column} ms: median {median:+.1f} %, worst {worst:+.1f} % "
-                  f"of {len(values)}{verdict}")  # fmt: skip
+            print(
+                f"{name}, +{column} ms: median {median:+.1f} %, worst {worst:+.1f} % of "
+                f"{len(values)}; quickest tenth of steps: median {quiet:+.1f} %{verdict}"
+            )
     waits: dict[str, float] = {}
     for row in rows:
         for function, trips in row.waits.items():
