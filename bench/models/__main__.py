@@ -77,16 +77,19 @@ def run(plan: Plan) -> dict[str, Any]:
         logs = plan.logs or Path(scratch)
         logs.mkdir(parents=True, exist_ok=True)
 
-        def lane(prefix: Sequence[str], name: str, *, relayed: bool = False) -> lanes.Lane:
+        def lane(
+            prefix: Sequence[str], name: str, *, relayed: bool = False, trace: bool = False
+        ) -> lanes.Lane:
             return lanes.Lane(
-                prefix, plan.python, relayed=relayed, trace=relayed,
+                prefix, plan.python, relayed=relayed, trace=trace,
                 log=logs / f"{name}.log", caches=Path(scratch),
             )  # fmt: skip
 
         device = plan.device
         native = None if device.native is None else lane(device.native, "native")
-        direct = lane(device.remote, "remote")
-        relayed = lane(device.remote, "relayed", relayed=True) if aims else direct
+        # Counting costs a little: the lane nearest to the native one does it only if it must.
+        direct = lane(device.remote, "remote", trace=not aims)
+        relayed = lane(device.remote, "relayed", relayed=True, trace=True) if aims else direct
         settings = [
             Setting(f"{aim:g}", relayed, told[aim]) if aim else Setting("0", direct)
             for aim in plan.added_ms

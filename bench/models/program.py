@@ -56,7 +56,8 @@ class Program:
 
         self.step = None
         gc.collect()
-        torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:  # takes seconds to import
+            torch._dynamo.reset()
         torch.cuda.empty_cache()
         self.step = make_step(model, task, mode, tiny, compiled_only)
         start = time.perf_counter()
