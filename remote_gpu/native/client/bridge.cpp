@@ -67,9 +67,8 @@ int on_device(const void* address) {
 
 int post_call(const void* payload, size_t size) {
     note_work();
-    if (mirrors_exist()) {
-        if (const CUresult bad = publish_mirrors()) return bad;
-    }
+    const MirrorWork mirrored;
+    if (mirrored.result()) return mirrored.result();
     return session().post(static_cast<uint16_t>(wire::Internal::library), context_name(),
                           [&](wire::Writer& w) { w.raw(payload, size); });
 }
@@ -77,9 +76,8 @@ int post_call(const void* payload, size_t size) {
 int ask_call(const void* payload, size_t size,
              void (*answer)(void* user, const void* data, size_t size), void* user) {
     note_work();
-    if (mirrors_exist()) {
-        if (const CUresult bad = publish_mirrors()) return bad;
-    }
+    const MirrorWork mirrored;
+    if (mirrored.result()) return mirrored.result();
     Pending pending;
     if (const CUresult bad = session().transact(
             static_cast<uint16_t>(wire::Internal::library), context_name(),

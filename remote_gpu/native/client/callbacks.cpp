@@ -33,6 +33,16 @@ struct HostCall {
     size_t bytes = 0;
 };
 
+// A host function sees what the work before it in its stream has written to memory of both sides,
+// and the work after it what the function has.
+void collect_for_host() {
+    MirrorWait().collect(false);
+}
+
+void publish_from_host() {
+    if (mirrors_exist()) publish_mirrors();
+}
+
 class HostCalls {
   public:
     uint64_t add(const HostCall& call) {
@@ -116,9 +126,13 @@ class HostCalls {
                                    [ticket = ticket](wire::Writer& w) { w.put(uint64_t{ticket}); },
                                    nullptr, {call.source, call.bytes});
             } else if (call.callback) {
+                collect_for_host();
                 call.callback(call.stream, result, call.data);
+                publish_from_host();
             } else if (result == CUDA_SUCCESS) {
+                collect_for_host();
                 call.function(call.data);
+                publish_from_host();
             }
             if (!call.repeats) remove(ticket);
             post(wire::Internal::host_done,
@@ -207,8 +221,4 @@ CUresult CUDAAPI cuStreamAddCallback(CUstream hStream, CUstreamCallback callback
                                      unsigned int flags) {
     if (!callback || flags) return CUDA_ERROR_INVALID_VALUE;
     return enqueue(Call::cuStreamAddCallback, {nullptr, callback, hStream, userData});
-}
-
-CUresult CUDAAPI cuStreamAttachMemAsync(CUstream, CUdeviceptr, size_t, unsigned int) {
-    return unsupported(Call::cuStreamAttachMemAsync);  // is about managed memory
 }

@@ -304,8 +304,9 @@ CUresult CUDAAPI cuCtxSynchronize_v2(CUcontext ctx) {
     const Context* context = find_context(ctx);
     if (!context) return CUDA_ERROR_INVALID_CONTEXT;
     trace(Call::cuCtxSynchronize_v2, true);
+    const MirrorWait mirrored;
     const CUresult result = ask(
         static_cast<uint16_t>(Call::cuCtxSynchronize), context->wire, [](wire::Writer&) {},
         [](CUresult, wire::Reader&) {});
-    return result == CUDA_SUCCESS && mirrors_exist() ? collect_mirrors() : result;
+    return result ? result : mirrored.collect(false);
 }

@@ -76,9 +76,10 @@ CUresult copy_in(CUdeviceptr to, const void* from, size_t bytes, CUstream stream
             const CUdeviceptr there = mirror->device + (source - mirror->host);
             return cuMemcpyDtoDAsync_v2(to, there, bytes, stream);
         }
-        if (const CUresult bad = publish_mirrors()) return bad;
     }
     if (in_arena(source)) return CUDA_ERROR_INVALID_VALUE;
+    const MirrorWork mirrored;
+    if (mirrored.result()) return mirrored.result();
     return send_in(to, from, bytes, stream);
 }
 
@@ -114,9 +115,10 @@ CUresult copy_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
         return result ? result : cuStreamSynchronize(stream);
     }
     if (in_arena(target)) return CUDA_ERROR_INVALID_VALUE;
+    const MirrorWait wait;
     if (const CUresult bad = publish_mirrors()) return bad;
     if (const CUresult bad = fetch_out(to, from, bytes, stream)) return bad;
-    return collect_mirrors();
+    return wait.collect(false);
 }
 
 CUresult fetch_out(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {

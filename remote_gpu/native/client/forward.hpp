@@ -34,6 +34,7 @@ template <>
 inline uint64_t name_of(CUstream stream) {
     const auto value = reinterpret_cast<uint64_t>(stream);
     uint64_t name = value;
+    if (value == wire::kPerThreadStream) work.streams.store(true, std::memory_order_relaxed);
     if (value > wire::kPerThreadStream) {
         name = Handles::name(stream);
         if (handles().kind(static_cast<uint32_t>(name)) != Kind::stream) throw BadHandle{};
@@ -107,18 +108,28 @@ inline CUresult no_context() {
     return bad ? bad : CUDA_ERROR_INVALID_CONTEXT;
 }
 
+// After a call that is complete for the host when it returns: waits, if it has written to memory
+// that the host sees. Its first argument is where it writes.
+CUresult complete_for_host(const wire::Writer& arguments);
+
 // Pipelined: encode(wire::Writer&) appends the arguments; nothing is awaited.
 template <class E>
 CUresult post(Call call, E&& encode) {
     trace(call, false);
     const uint32_t context = context_for(call);
     if (!context) return no_context();
-    if (!touches_memory(call) || !mirrors_exist() || captures_exist())
+    if (!touches_memory(call) || !mirrors_exist())
         return session().post(static_cast<uint16_t>(call), context, encode);
-    if (const CUresult bad = publish_mirrors()) return bad;
-    if (const CUresult bad = session().post(static_cast<uint16_t>(call), context, encode))
-        return bad;
-    return completes_for_host(call) ? collect_mirrors() : CUDA_SUCCESS;
+    {
+        const MirrorWork mirrored;
+        if (mirrored.result()) return mirrored.result();
+        if (const CUresult bad = session().post(static_cast<uint16_t>(call), context, encode))
+            return bad;
+    }
+    if (!completes_for_host(call) || captures_exist()) return CUDA_SUCCESS;
+    wire::Writer arguments;
+    encode(arguments);
+    return complete_for_host(arguments);
 }
 
 template <class E>
@@ -156,9 +167,11 @@ CUresult ask(Call call, E&& encode, A&& answer) {
     if (captures_exist() && completes_work(call)) {
         if (const CUresult bad = refuse_unsafe_call()) return bad;
     }
+    if (!completes_work(call) || !mirrors_exist())
+        return ask(static_cast<uint16_t>(call), context, encode, answer);
+    const MirrorWait mirrored;
     const CUresult result = ask(static_cast<uint16_t>(call), context, encode, answer);
-    if (result == CUDA_SUCCESS && completes_work(call) && mirrors_exist()) return collect_mirrors();
-    return result;
+    return result ? result : mirrored.collect(completes_all(call));
 }
 
 template <class E, class A>

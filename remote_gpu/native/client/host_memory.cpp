@@ -121,16 +121,3 @@ CUresult CUDAAPI cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void* p, unsig
     *pdptr = mirror->device + (host - mirror->host);
     return CUDA_SUCCESS;
 }
-
-CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, unsigned int flags) {
-    trace(Call::cuMemAllocManaged, false);
-    if (!current_context()) return no_context();
-    if (const CUresult bad = session().status()) return bad;
-    if (!dptr || !bytesize) return CUDA_ERROR_INVALID_VALUE;
-    if (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST)
-        return CUDA_ERROR_INVALID_VALUE;
-    uint64_t base = 0;
-    const CUresult result = create_mirror(bytesize, MirrorKind::managed, &base);
-    if (result == CUDA_SUCCESS) *dptr = base;
-    return result;
-}

@@ -136,9 +136,8 @@ CUresult launch(Call which, const CUlaunchConfig& c, CUfunction handle, void** p
     trace(which, false);
     const uint32_t context = current_context_name();
     if (!context) return no_context();
-    if (mirrors_exist() && !captures_exist()) {
-        if (const CUresult bad = publish_mirrors()) return bad;
-    }
+    const MirrorWork mirrored;
+    if (mirrored.result()) return mirrored.result();
     return session().post(static_cast<uint16_t>(Call::cuLaunchKernelEx), context,
                           [&](wire::Writer& w) {
                               struct {

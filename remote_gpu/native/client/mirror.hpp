@@ -1,11 +1,14 @@
 // Memory that both sides touch: managed memory, and host memory mapped into the device.
 //
 // The host's bytes live here, the device's in the worker, and a shadow remembers what both last
-// agreed on. Before device work is issued, what the host changed since is sent (publish); after the
-// program has waited for the device, what the device changed is fetched (collect). Merging is by
-// byte, so that both may write different places between two synchronisations: what CUDA promises
-// without concurrent managed access. The price is that every wait fetches all mirrored memory after
-// a launch; kMirrorLimit bounds it.
+// agreed on. Before device work is issued, what the host has written since is sent (publish): the
+// kernel says which pages that can be (written_pages.hpp), the shadow which bytes of them. After
+// the program has waited for the device, what the device has changed is fetched (collect): the
+// worker finds the pages (worker/mirrors.hpp). Merging is by byte, so that both may write different
+// places between two synchronisations: what CUDA promises without concurrent managed access.
+//
+// Fetching waits for no first touch: memory that faults when it is touched makes system calls on it
+// fail (EFAULT), unless the process has privileges that a student's has not.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -17,7 +20,9 @@
 
 namespace carrel::client {
 
-inline constexpr size_t kMirrorLimit = size_t{256} << 20;  // bytes of all mirrors of a process
+// Bytes that all mirrors of a process may have; CARREL_MANAGED_LIMIT (as in 4GiB) changes it. Each
+// byte that is used takes two of this host's memory, and one of the slice's.
+inline constexpr size_t kMirrorLimit = size_t{1} << 30;
 
 enum class MirrorKind { managed, mapped, registered };
 
@@ -46,9 +51,40 @@ inline bool mirrors_exist() {
     return detail::mirrors.load(std::memory_order_relaxed);
 }
 
-// Before device work that may read or write mirrors; and after waiting for the device.
+// Sends what the host has changed.
 CUresult publish_mirrors();
-CUresult collect_mirrors();
+
+// Around the posting of device work that may read or write mirrors.
+class MirrorWork {
+  public:
+    MirrorWork() : counts_(mirrors_exist()) {
+        if (counts_) result_ = begin();
+    }
+    MirrorWork(const MirrorWork&) = delete;
+    MirrorWork& operator=(const MirrorWork&) = delete;
+    ~MirrorWork() {
+        if (counts_) end();
+    }
+    CUresult result() const { return result_; }
+
+  private:
+    static CUresult begin();
+    static void end();
+    const bool counts_;
+    CUresult result_ = CUDA_SUCCESS;
+};
+
+// Around waiting for the device: made before the wait is posted, collects after it.
+class MirrorWait {
+  public:
+    MirrorWait();
+    // `all_work`: the wait was for everything. What is not known to be complete may go on writing:
+    // then the next wait collects again.
+    CUresult collect(bool all_work) const;
+
+  private:
+    uint64_t posted_ = 0;  // work that was posted before; 0 if other threads were posting
+};
 
 // Whether a generated call reads or writes device memory.
 constexpr bool touches_memory(Call call) {
@@ -105,6 +141,11 @@ constexpr bool completes_work(Call call) {
         default:
             return false;
     }
+}
+
+// Whether it means that all of it is.
+constexpr bool completes_all(Call call) {
+    return call == Call::cuCtxSynchronize;
 }
 
 }  // namespace carrel::client

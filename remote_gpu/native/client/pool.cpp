@@ -282,26 +282,3 @@ CUresult CUDAAPI cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPo
     *flags = own ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
 }
-
-// Hints about managed memory: it is where it is needed at every launch and after every wait anyway.
-static CUresult take_hint(CUdeviceptr pointer, size_t bytes) {
-    if (!current_context()) return no_context();
-    const auto mirror = find_mirror(pointer);
-    const bool inside = mirror && mirror->kind == MirrorKind::managed &&
-                        bytes <= mirror->device + mirror->size - pointer;
-    return inside && bytes ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-CUresult CUDAAPI cuMemAdvise(CUdeviceptr_v2 devPtr, size_t count, CUmem_advise, CUdevice_v1) {
-    return take_hint(devPtr, count);
-}
-CUresult CUDAAPI cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise, CUmemLocation) {
-    return take_hint(devPtr, count);
-}
-CUresult CUDAAPI cuMemPrefetchAsync(CUdeviceptr_v2 devPtr, size_t count, CUdevice_v1, CUstream) {
-    return take_hint(devPtr, count);
-}
-CUresult CUDAAPI cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation,
-                                       unsigned int, CUstream) {
-    return take_hint(devPtr, count);
-}

@@ -118,6 +118,9 @@ CUresult copy(const CUDA_MEMCPY3D& given, CUstream stream) {
         }
         return CUDA_SUCCESS;
     }
+    const MirrorWait wait;
+    const MirrorWork mirrored;
+    if (mirrored.result()) return mirrored.result();
     // The worker sees plain device addresses; it fills in the dense host side itself.
     shape.srcMemoryType = from.host ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
     shape.dstMemoryType = to.host ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
@@ -147,7 +150,7 @@ CUresult copy(const CUDA_MEMCPY3D& given, CUstream stream) {
             if (const CUresult bad = copy_piece(piece, piece_from, piece_to, stream)) return bad;
         }
     }
-    return CUDA_SUCCESS;
+    return to.host ? wait.collect(false) : CUDA_SUCCESS;
 }
 
 CUresult copy(const CUDA_MEMCPY2D* flat, CUstream stream) {

@@ -1,4 +1,7 @@
 // Waiting for streams and events, and what is known of streams on this side.
+#include <algorithm>
+#include <cstring>
+
 #include "client/forward.hpp"
 #include "client/settled.hpp"
 #include "cuda_functions.hpp"
@@ -26,6 +29,16 @@ CUresult CUDAAPI cuStreamSynchronize(CUstream hStream) {
         Call::cuStreamSynchronize, [&](wire::Writer& w) { w.put(name_of(hStream)); },
         [](wire::Reader&) {});
 }
+
+namespace carrel::client {
+
+CUresult complete_for_host(const wire::Writer& arguments) {
+    uint64_t target = 0;
+    std::memcpy(&target, arguments.data(), std::min(arguments.size(), sizeof target));
+    return find_mirror(target) ? cuStreamSynchronize(nullptr) : CUDA_SUCCESS;
+}
+
+}  // namespace carrel::client
 
 CUresult CUDAAPI cuEventSynchronize(CUevent hEvent) {
     return call(

@@ -59,8 +59,19 @@ enum class Internal : uint16_t {
     graph_copy,   // u64 stream, u64 device address, u64 bytes, u64 ticket, u8 to the host: captured
     graph_data,   // u64 ticket: bulk data that a replay has asked for
     graph_names,  // u64 token, u64 names: of nodes that a list did not know
+    // Memory that both sides touch (worker/mirrors.hpp).
+    mirror_open,     // u64 device address, u64 bytes, u8 zero it: both sides now hold zeros there
+    mirror_close,    // u64 device address
+    mirror_write,    // u32 count, MirrorRuns, their data in the payload or (count 1) as bulk
+    mirror_collect,  // data frames with what the device has changed, then u32 count, MirrorRuns
     last,
 };
+
+// A part of the memory that both sides touch.
+struct MirrorRun {
+    uint64_t address, bytes;
+};
+inline constexpr uint64_t kMirrorPage = 4096;  // what the device has changed is found by pages
 
 enum class Frame : uint16_t {
     snapshot = 1,  // the first frame of a session

@@ -131,6 +131,7 @@ void Server::reset(Reply& out) {
     enter(wire::kPrimaryContext);
     invoke(driver_.cuCtxSynchronize);
     transfer_.clear();
+    mirrors_.clear();
     memory_.clear(false);
     objects_.erase_context(wire::kPrimaryContext);
     links_.clear();
@@ -187,6 +188,7 @@ void Server::destroy_context(wire::Reader& in, Reply& out) {
     objects_.erase<CUcontext>(name);
     per_thread_.erase(name);
     activity_.forget(gone);
+    mirrors_.forget(gone);
     contexts_.erase(name);
     out.result(invoke(driver_.cuCtxDestroy_v2, gone));
 }

@@ -268,7 +268,7 @@ void Server::dispatch_manual(Call call, wire::Reader& in, Reply& out) {
 
 void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t bulk, Reply& out) {
     if (bulk && call != wire::Internal::copy_in && call != wire::Internal::copy_shape &&
-        call != wire::Internal::graph_data) {
+        call != wire::Internal::graph_data && call != wire::Internal::mirror_write) {
         throw wire::Malformed("bulk data with a call that takes none");
     }
     switch (call) {
@@ -312,6 +312,19 @@ void Server::dispatch_internal(wire::Internal call, wire::Reader& in, uint64_t b
             break;
         case wire::Internal::graph_names:
             graphs_.name(in);
+            break;
+        case wire::Internal::mirror_open:
+            out.result(mirrors_.open(in, ledger_.own() + ledger_.spare()));
+            break;
+        case wire::Internal::mirror_close:
+            mirrors_.close(in.get<uint64_t>());
+            break;
+        case wire::Internal::mirror_write:
+            out.result(mirrors_.write(in, channel_, bulk));
+            break;
+        case wire::Internal::mirror_collect:
+            if (!out.wanted()) throw wire::Malformed("nobody takes what is collected");
+            later(out, [this](Reply& reply) { mirrors_.collect(reply); });
             break;
         case wire::Internal::host_done:
             host_calls_.done(in.get<uint64_t>());

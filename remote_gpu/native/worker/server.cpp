@@ -18,6 +18,7 @@ Server::Server(Device& device, const Options& options, wire::Channel client)
       memory_(driver_, device.device, ledger_),
       host_calls_(driver_, outbox_),
       transfer_(driver_, host_calls_),
+      mirrors_(driver_),
       objects_(driver_),
       graphs_(driver_, objects_, host_calls_, outbox_),
       activity_(

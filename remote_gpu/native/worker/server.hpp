@@ -21,6 +21,7 @@
 #include "worker/ledger.hpp"
 #include "worker/libraries/libraries.hpp"
 #include "worker/memory.hpp"
+#include "worker/mirrors.hpp"
 #include "worker/objects.hpp"
 #include "worker/options.hpp"
 #include "worker/outbox.hpp"
@@ -120,6 +121,7 @@ class Server {
     Memory memory_;
     HostCalls host_calls_;
     Transfer transfer_;
+    Mirrors mirrors_;
     Objects objects_;
     Graphs graphs_;
     Activity activity_;
