@@ -52,6 +52,11 @@ def run(prefix: Sequence[str]) -> dict[str, float | str]:
     }  # fmt: skip
 
 
+def launches_per_s(prefix: Sequence[str]) -> float:
+    """Launches per second, pipelined, over TCP on loopback."""
+    return float(_run(prefix, "launches")["launches_per_s"])
+
+
 def _run(prefix: Sequence[str], mode: str, transport: str = "tcp") -> dict[str, float | str]:
     done = subprocess.run(
         [*prefix, str(build()), mode],

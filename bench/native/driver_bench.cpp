@@ -291,6 +291,8 @@ int main(int argc, char** argv) {
     Figures figures;
     if (mode == "sync") {
         measure_sync(cuda, raw, figures);
+    } else if (mode == "launches") {
+        measure_launches(cuda, figures);
     } else if (mode == "copies") {
         measure_copies(cuda, raw, figures);
     } else {

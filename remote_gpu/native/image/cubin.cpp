@@ -19,6 +19,7 @@ void require(bool condition) {
 
 constexpr uint8_t kEntryPoint = 0x10;       // in st_other of a kernel's symbol
 constexpr size_t kLongestName = 1 << 15;    // bytes; names may overlap, and are copied
+constexpr uint64_t kSystemShared = 1024;    // bytes of a block's shared memory
 constexpr uint32_t kMostParameters = 4096;  // of a kernel: all of them together are 32764 bytes
 
 // Records of .nv.info sections: u8 form, u8 attribute, and a u16 that is the value, or in the last
@@ -125,7 +126,9 @@ class Reader {
         for (auto& [name, kernel] : kernels_) {
             if (const auto* info = find(".nv.info." + name)) read_info(file_.spend(*info), kernel);
             if (const auto* shared = find(".nv.shared." + name)) {
-                kernel.shared_bytes = shared->sh_size;
+                // From compute capability 9.0 the system's part is counted in.
+                const uint64_t system = find(".nv.shared.reserved.0") ? kSystemShared : 0;
+                kernel.shared_bytes = shared->sh_size - std::min(shared->sh_size, system);
             }
             kernel.name = name;
             out_.kernels.push_back(std::move(kernel));

@@ -53,7 +53,8 @@ void declare(std::string& text, const image::CubinKernel& kernel) {
         text += ".maxntid " + std::to_string(kernel.most_threads) + ", 1, 1\n";
     text += "{\n";
     if (kernel.shared_bytes > 0)
-        text += ".shared " + bytes(16, "carrel_shared", kernel.shared_bytes) + ";\n";
+        text += ".reg .b64 %rd1;\n.shared " + bytes(16, "carrel_shared", kernel.shared_bytes) +
+                ";\nmov.u64 %rd1, carrel_shared;\n";
     text += "ret;\n}\n";
 }
 
