@@ -140,6 +140,15 @@ def openblas() -> Path | None:
     return library if library.exists() else None
 
 
+def image_store() -> Path:
+    """Where a node's workers keep code that programs have loaded, so that it is sent once:
+    ``$CARREL_IMAGE_STORE``, or ``carrel/images`` in this account's cache folder. At most 2 GiB."""
+    if named := os.environ.get("CARREL_IMAGE_STORE"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(cache) / "carrel" / "images"
+
+
 def without_slice(base: Mapping[str, str]) -> dict[str, str]:
     """A copy of ``base`` with no slice in it: for workers, and for servers without a GPU."""
     env = {name: value for name, value in base.items() if name not in VARIABLES}

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .. import environment
 from ..handshake import Hello
 from .leases import AdmittedLease
 
@@ -116,6 +117,7 @@ class Worker:
                     "--session", self.session,
                     "--lease", lease.id,
                     *(["--library-path", str(gpu.libraries)] if gpu.libraries else []),
+                    "--image-store", str(environment.image_store()),
                     *tls,
                 ],
                 pass_fds=descriptors,

@@ -13,6 +13,7 @@
 #include "client/jit.hpp"
 #include "client/memory.hpp"
 #include "cuda_functions.hpp"
+#include "wire/sha256.hpp"
 
 using namespace carrel;
 using namespace carrel::client;
@@ -53,14 +54,28 @@ CUresult load(Call which, H* out, Image image, const JitOptions& options) {
         delete object;
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    const CUresult result = ask(
-        which,
-        [&](wire::Writer& w) {
-            w.put(uint64_t{name});
-            options.encode(w);
-            w.bytes(image.data, image.size);
-        },
-        [&](CUresult, wire::Reader& r) { options.decode(r); });
+    const bool large = image.size >= wire::kNamedImage;
+    wire::Hash hash{};
+    if (large) hash = wire::sha256(image.data, image.size);
+    const auto send = [&](wire::ImageForm form) {
+        return ask(
+            which,
+            [&](wire::Writer& w) {
+                w.put(uint64_t{name});
+                options.encode(w);
+                w.put(form);
+                if (form != wire::ImageForm::bytes) {
+                    w.put(hash);
+                    w.put(uint64_t{image.size});
+                }
+                if (form != wire::ImageForm::named) w.bytes(image.data, image.size);
+            },
+            [&](CUresult result, wire::Reader& r) {
+                if (result != wire::kImageUnknown) options.decode(r);
+            });
+    };
+    CUresult result = send(large ? wire::ImageForm::named : wire::ImageForm::bytes);
+    if (result == wire::kImageUnknown) result = send(wire::ImageForm::both);
     if (result != CUDA_SUCCESS) {
         handles().erase(name);
         return result;

@@ -26,6 +26,13 @@ inline constexpr uint32_t kMaxLaunchAttributes = 64;
 inline constexpr uint32_t kMaxJitOptions = 256;
 inline constexpr uint64_t kMaxJitLog = 1 << 20;
 
+// How the code of a module travels: u8 ImageForm, then its SHA-256 and u64 its size unless it is
+// `bytes`, then the bytes unless it is `named`. The answer to a name that the node does not know is
+// kImageUnknown, and nothing is loaded.
+enum class ImageForm : uint8_t { bytes, named, both };
+inline constexpr int32_t kImageUnknown = 0x7FFF0001;     // no CUresult
+inline constexpr size_t kNamedImage = size_t{16} << 10;  // smaller ones are sent at once
+
 // Flags of a call.
 inline constexpr uint16_t kBulk = 1;
 

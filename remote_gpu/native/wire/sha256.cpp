@@ -1,5 +1,10 @@
 #include "wire/sha256.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -22,18 +27,66 @@ uint32_t load_be(const uint8_t* p) {
     return uint32_t{p[0]} << 24 | uint32_t{p[1]} << 16 | uint32_t{p[2]} << 8 | uint32_t{p[3]};
 }
 
+#if defined(__x86_64__)
+bool has_instructions() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_SSE4_1) || !(c & bit_SSSE3)) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
+}
+
+// With the processor's instructions, which hold the state as (a b e f) and (c d g h).
+__attribute__((target("sha,sse4.1,ssse3"))) void block_by_instructions(uint32_t* state,
+                                                                       const uint8_t* data) {
+    const auto load = [](const void* at) {
+        return _mm_loadu_si128(static_cast<const __m128i*>(at));
+    };
+    const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    const __m128i low = _mm_shuffle_epi32(load(state), 0xB1);
+    const __m128i high = _mm_shuffle_epi32(load(state + 4), 0x1B);
+    const __m128i before_abef = _mm_alignr_epi8(low, high, 8);
+    const __m128i before_cdgh = _mm_blend_epi16(high, low, 0xF0);
+    __m128i abef = before_abef, cdgh = before_cdgh;
+    __m128i w[4];
+    for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(load(data + 16 * i), big_endian);
+    for (int i = 0; i < 16; ++i) {  // four rounds each
+        __m128i& words = w[i % 4];
+        if (i >= 4) {
+            const __m128i later = w[(i + 3) % 4];
+            const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(words, w[(i + 1) % 4]),
+                                              _mm_alignr_epi8(later, w[(i + 2) % 4], 4));
+            words = _mm_sha256msg2_epu32(sum, later);
+        }
+        const __m128i keyed = _mm_add_epi32(words, load(kRound.data() + 4 * i));
+        cdgh = _mm_sha256rnds2_epu32(cdgh, abef, keyed);
+        abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(keyed, 0x0E));
+    }
+    const __m128i feba = _mm_shuffle_epi32(_mm_add_epi32(abef, before_abef), 0x1B);
+    const __m128i dchg = _mm_shuffle_epi32(_mm_add_epi32(cdgh, before_cdgh), 0xB1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(feba, dchg, 0xF0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+#endif
+
 void store_be(uint8_t* p, uint32_t v) {
     for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(v >> (24 - 8 * i));
 }
 
 }  // namespace
 
-Sha256::Sha256()
-    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+Sha256::Sha256(bool instructions)
+    : instructions_(instructions),
+      state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
              0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19},
       pending_{} {}
 
 void Sha256::block(const uint8_t* data) {
+#if defined(__x86_64__)
+    static const bool there = has_instructions();
+    if (instructions_ && there) {
+        block_by_instructions(state_.data(), data);
+        return;
+    }
+#endif
     uint32_t w[64];
     for (int i = 0; i < 16; ++i) w[i] = load_be(data + 4 * i);
     for (int i = 16; i < 64; ++i) {
@@ -64,6 +117,13 @@ void Sha256::block(const uint8_t* data) {
 void Sha256::update(const void* data, size_t size) {
     const auto* bytes = static_cast<const uint8_t*>(data);
     while (size > 0) {
+        if (total_ % 64 == 0 && size >= 64) {
+            block(bytes);
+            total_ += 64;
+            bytes += 64;
+            size -= 64;
+            continue;
+        }
         const size_t used = total_ % 64;
         const size_t n = std::min(size, 64 - used);
         std::memcpy(pending_.data() + used, bytes, n);

@@ -13,13 +13,15 @@ using Hash = std::array<uint8_t, 32>;
 
 class Sha256 {
   public:
-    Sha256();
+    // `instructions`: with those of the processor, if it has them.
+    explicit Sha256(bool instructions = true);
     void update(const void* data, size_t size);
     Hash finish();
 
   private:
     void block(const uint8_t* data);
 
+    const bool instructions_;
     std::array<uint32_t, 8> state_;
     std::array<uint8_t, 64> pending_;
     uint64_t total_ = 0;  // bytes

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 
 #include "wire/log.hpp"
 #include "wire/snapshot.hpp"
@@ -18,14 +19,39 @@ std::vector<char> image_of(std::span<const std::byte> data) {
     return image;
 }
 
+// Code as it came, or from the node's store; nullopt: it is not there.
+std::optional<std::vector<char>> take_image(wire::Reader& in, const ImageStore& store) {
+    const auto form = in.get<wire::ImageForm>();
+    if (form > wire::ImageForm::both) throw wire::Malformed("code in no known form");
+    wire::Hash hash{};
+    uint64_t size = 0;
+    if (form != wire::ImageForm::bytes) {
+        hash = in.get<wire::Hash>();
+        size = in.get<uint64_t>();
+        if (size > wire::kMaxPayload) throw wire::Malformed("code that is too large");
+    }
+    if (form == wire::ImageForm::named) return store.find(hash, size);
+    const auto data = in.bytes();
+    if (form == wire::ImageForm::both) {
+        if (!wire::equal(wire::sha256(data.data(), data.size()), hash))
+            throw wire::Malformed("code that is not what it is called");
+        store.keep(hash, data);
+    }
+    return image_of(data);
+}
+
 }  // namespace
 
 void Server::load_module(wire::Reader& in, Reply& out) {
     const auto name = in.get<uint64_t>();
     JitJob job(in);
-    const std::vector<char> image = image_of(in.bytes());
+    const auto image = take_image(in, images_);
+    if (!image) {
+        out.result(static_cast<CUresult>(wire::kImageUnknown));
+        return;
+    }
     CUmodule module = nullptr;
-    out.result(invoke(driver_.cuModuleLoadDataEx, &module, static_cast<const void*>(image.data()),
+    out.result(invoke(driver_.cuModuleLoadDataEx, &module, static_cast<const void*>(image->data()),
                       job.count(), job.options(), job.values()));
     job.encode(out.writer());
     if (module) objects_.bind(name, module);
@@ -34,9 +60,13 @@ void Server::load_module(wire::Reader& in, Reply& out) {
 void Server::load_library(wire::Reader& in, Reply& out) {
     const auto name = in.get<uint64_t>();
     JitJob job(in);
-    const std::vector<char> image = image_of(in.bytes());
+    const auto image = take_image(in, images_);
+    if (!image) {
+        out.result(static_cast<CUresult>(wire::kImageUnknown));
+        return;
+    }
     CUlibrary library = nullptr;
-    out.result(invoke(driver_.cuLibraryLoadData, &library, static_cast<const void*>(image.data()),
+    out.result(invoke(driver_.cuLibraryLoadData, &library, static_cast<const void*>(image->data()),
                       job.options(), job.values(), job.count(),
                       static_cast<CUlibraryOption*>(nullptr), static_cast<void**>(nullptr), 0u));
     job.encode(out.writer());

@@ -48,6 +48,7 @@ Options Options::parse(int argc, char** argv) {
              [&](auto& n, auto& v) { o.vram_bytes = number<uint64_t>(n, v, integer); }},
             {"--tflops", [&](auto& n, auto& v) { o.tflops = number<double>(n, v, real); }},
             {"--library-path", [&](auto&, auto& v) { o.library_path.push_back(v); }},
+            {"--image-store", [&](auto&, auto& v) { o.image_store = v; }},
             {"--session", [&](auto&, auto& v) { o.session = v; }},
             {"--lease", [&](auto&, auto& v) { o.lease = v; }},
     };

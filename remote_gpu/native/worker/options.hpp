@@ -22,6 +22,7 @@ struct Options {
     // Folders where CUDA's libraries are looked for first: those of the environment's
     // CARREL_LIBRARY_PATH (with colons), then each --library-path.
     std::vector<std::string> library_path;
+    std::string image_store;  // a folder for code that has been loaded; empty: none
     std::string session;
     std::string lease;
 

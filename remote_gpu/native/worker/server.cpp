@@ -27,7 +27,8 @@ Server::Server(Device& device, const Options& options, wire::Channel client)
       libraries_(objects_, options.library_path,
                  [this](Reply& out, std::function<void(Reply&)> function) {
                      later(out, std::move(function));
-                 }) {
+                 }),
+      images_(options.image_store) {
     contexts_[wire::kPrimaryContext] = device.primary;
     objects_.bind<CUcontext>(wire::kPrimaryContext, device.primary);
     objects_.on_stream = [this](CUstream stream) { streams_.push_back(stream); };

@@ -17,6 +17,7 @@
 #include "worker/device.hpp"
 #include "worker/graphs.hpp"
 #include "worker/host_calls.hpp"
+#include "worker/image_store.hpp"
 #include "worker/jit.hpp"
 #include "worker/ledger.hpp"
 #include "worker/libraries/libraries.hpp"
@@ -126,6 +127,7 @@ class Server {
     Graphs graphs_;
     Activity activity_;
     Libraries libraries_;
+    ImageStore images_;
     Counters counters_;
     std::unordered_map<uint32_t, CUcontext> contexts_;
     std::unordered_map<uint64_t, CUstream> per_thread_;  // by context

@@ -164,6 +164,21 @@ TEST(sha256_of_known_texts) {
              "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
+TEST(sha256_is_the_same_with_and_without_instructions) {
+    std::string text;
+    for (int i = 0; i < 300; ++i) {
+        for (const size_t first : {size_t{0}, text.size() / 3, text.size()}) {
+            Sha256 fast, plain(false);
+            for (Sha256* each : {&fast, &plain}) {
+                each->update(text.data(), first);
+                each->update(text.data() + first, text.size() - first);
+            }
+            CHECK(equal(fast.finish(), plain.finish()));
+        }
+        text += static_cast<char>(i * 37 + i / 7);
+    }
+}
+
 TEST(hmac_of_known_keys) {
     CHECK_EQ(hmac_of(std::string(20, '\x0b'), "Hi There"),
              "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
