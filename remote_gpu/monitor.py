@@ -15,6 +15,8 @@ from . import handshake
 
 MAX_TEXT = 64 * 1024
 
+_LISTS = ("processes", "readings")
+
 
 class NotInSlice(Exception):
     """This process has no slice; ``str()`` says what to do."""
@@ -50,12 +52,15 @@ class SliceState:
     lease: str
     expires_at: float
     processes: list[Process] = field(default_factory=list)
+    #: What the host's NVML says of the whole GPU, by the keys of ``agent/readings.py``.
+    readings: dict[str, str] = field(default_factory=dict)
 
     def encode(self) -> str:
         """The lines that :func:`parse` reads."""
-        values: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "processes"}
+        values: dict[str, Any] = {k: v for k, v in vars(self).items() if k not in _LISTS}
         values["software"] = int(self.software)
         lines = [f"{key}={_one_line(str(value))}" for key, value in values.items()]
+        lines += [f"nvml.{key}={_one_line(value)}" for key, value in self.readings.items()]
         for process in self.processes:
             name = _one_line(process.name)
             lines.append(f"session={process.pid} {process.vram_used_bytes} {name}")
@@ -74,11 +79,14 @@ def parse(text: str) -> SliceState:
     """The state that ``text`` describes; keys it does not know are ignored."""
     values: dict[str, str] = {}
     processes = []
+    readings = {}
     for line in text.splitlines():
         key, _, value = line.partition("=")
         if key == "session":
             pid, used, name = [*value.split(" ", 2), "", ""][:3]
             processes.append(Process(int(pid), int(used or 0), name))
+        elif key.startswith("nvml."):
+            readings[key.removeprefix("nvml.")] = value
         else:
             values[key] = value
     return SliceState(
@@ -99,6 +107,7 @@ def parse(text: str) -> SliceState:
         lease=values.get("lease", ""),
         expires_at=float(values.get("expires_at", 0)),
         processes=processes,
+        readings=readings,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import environment
+from . import readings
 from .tflops import dense_fp16_tflops
 
 #: Compute of a software GPU: a nominal figure to lease by, no measurement.
@@ -158,6 +159,19 @@ def measured_use() -> dict[str, tuple[int, float]]:
                 uuid = nvml.nvmlDeviceGetUUID(handle)
                 use[uuid] = (int(memory.used) >> 20, float(rates.gpu))
     return use
+
+
+def nvml_readings() -> dict[str, dict[str, str]]:
+    """What the host's NVML says of each NVIDIA GPU (see :mod:`readings`), by uuid."""
+    found: dict[str, dict[str, str]] = {}
+    with _nvml() as nvml:
+        if nvml is None:
+            return found
+        for index in range(nvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(nvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                found[nvml.nvmlDeviceGetUUID(handle)] = readings.take(nvml, handle)
+    return found
 
 
 @contextlib.contextmanager

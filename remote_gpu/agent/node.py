@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from .. import environment, monitor
 from ..handshake import KEY_BYTES, HandshakeError, Hello, Status
 from .door import FrontDoor, host_name, raise_descriptor_limit
-from .inventory import Gpu, NoGpu
+from .inventory import Gpu, NoGpu, nvml_readings
 from .leases import AdmittedLease
 from .ledger import LedgerFull
+from .readings import Readings
 from .workers import GRACE_S, Worker
 
 log = logging.getLogger("carrel.agent")
@@ -72,6 +73,8 @@ class Node:
         self.workers: dict[str, Worker] = {}
         self._former: dict[str, AdmittedLease] = {}
         self.changed = asyncio.Event()  # set whenever a session starts or ends
+        self._readings = Readings(nvml_readings)
+        self._readings.start(gpu.uuid for gpu in gpus if not gpu.software)
         self._reserved: dict[str, tuple[AdmittedLease, Hello, int]] = {}
         self._command = list(worker_command)
         self._grace_s = grace_s
@@ -238,6 +241,7 @@ class Node:
                                 worker.name or worker.program)
                 for worker in workers
             ],
+            readings=self._readings.of(gpu.uuid),
         ).encode()  # fmt: skip
 
     def _ended(self, worker: Worker) -> None:

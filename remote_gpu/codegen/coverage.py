@@ -19,6 +19,7 @@ _MEANING = {
     "sync": "forwarded, waits for its outputs: generated on both sides",
     "manual": "hand-written; crosses the wire where it must",
     "local": "answered in the client from what it knows",
+    "refused": 'NVML: would change a GPU that others use; returns its "no permission"',
     "unsupported": 'returns the library\'s "not supported"; named once in the log (NVML: with CARREL_LOG=info)',
 }
 

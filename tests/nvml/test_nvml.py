@@ -239,7 +239,7 @@ import pynvml
 pynvml.nvmlInit()
 device = pynvml.nvmlDeviceGetHandleByIndex(0)
 for name, more in (("Temperature", [0]), ("PersistenceMode", []), ("BAR1MemoryInfo", []),
-                   ("ClockInfo", [0]), ("MigMode", []), ("EccMode", []), ("MinorNumber", [])):
+                   ("ClockInfo", [0]), ("Serial", []), ("EccMode", []), ("MinorNumber", [])):
     try:
         print(name, getattr(pynvml, "nvmlDeviceGet" + name)(device, *more))
     except pynvml.NVMLError_NotSupported:

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ struct SliceState {
     uint64_t total_bytes = 0, used_bytes = 0;
     unsigned gpu_utilization = 0, memory_utilization = 0;  // percent
     std::vector<Process> processes;
+    std::map<std::string, std::string> readings;  // what the host's NVML says: agent/readings.py
 };
 
 SliceState parse(const std::string& text);

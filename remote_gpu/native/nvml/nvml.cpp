@@ -1,36 +1,15 @@
-// libnvidia-ml.so.1: exactly one device, the slice. What a slice has no honest answer to (clocks,
-// fans, power, …) is not supported. Structs and numbers are NVML's ABI.
+// libnvidia-ml.so.1: exactly one device, the slice. Structs and numbers are NVML's ABI. Clocks,
+// power and what else only the whole GPU has: readings.cpp.
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 
-#include "nvml/monitor.hpp"
-
-#define NVML_EXPORT extern "C" __attribute__((visibility("default")))
+#include "nvml/answers.hpp"
 
 namespace carrel::nvml {
 namespace {
-
-enum Return {
-    kSuccess = 0,
-    kUninitialized = 1,
-    kInvalidArgument = 2,
-    kNotSupported = 3,
-    kNoPermission = 4,
-    kNotFound = 6,
-    kInsufficientSize = 7,
-    kDriverNotLoaded = 9,
-    kTimeout = 10,
-    kLibraryNotFound = 12,
-    kFunctionNotFound = 13,
-    kGpuIsLost = 15,
-    kMemory = 23,
-    kNoData = 24,
-    kVersionMismatch = 25,
-};
 
 struct Memory {
     unsigned long long total, free, used;
@@ -56,52 +35,12 @@ struct PciInfo {
     unsigned domain, bus, device, device_id, subsystem_id;
     char bus_id[32];
 };
-struct FieldValue {
-    unsigned id, scope;
-    long long timestamp, latency_us;
-    int type, result;
-    unsigned long long value;
-};
 static_assert(sizeof(Memory) == 24 && sizeof(MemoryV2) == 40 && sizeof(PciInfo) == 68);
-static_assert(sizeof(ProcessV1) == 16 && sizeof(ProcessV2) == 24 && sizeof(FieldValue) == 40);
-
-std::atomic<int> initialised{0};
-char device_token;  // its address is the one device's handle
-
-bool is_device(const void* device) {
-    return device == &device_token;
-}
+static_assert(sizeof(ProcessV1) == 16 && sizeof(ProcessV2) == 24);
 
 void tell_once(const std::string& message) {
     static std::atomic<bool> told{false};
     if (!told.exchange(true)) std::fprintf(stderr, "carrel: no GPU: %s\n", message.c_str());
-}
-
-// The slice's state for a call on `device`; kSuccess, or what the call returns.
-int state_of(const void* device, SliceState& state) {
-    if (initialised.load() <= 0) return kUninitialized;
-    if (!is_device(device)) return kInvalidArgument;
-    return Monitor::instance().read(state) ? kSuccess : kGpuIsLost;
-}
-
-int any_state(SliceState& state) {
-    if (initialised.load() <= 0) return kUninitialized;
-    return Monitor::instance().read(state) ? kSuccess : kGpuIsLost;
-}
-
-int copy_text(const std::string& text, char* out, unsigned length) {
-    if (!out) return kInvalidArgument;
-    if (text.size() + 1 > length) return kInsufficientSize;
-    std::memcpy(out, text.c_str(), text.size() + 1);
-    return kSuccess;
-}
-
-template <class T>
-int constant(const void* device, T* out, T value) {
-    if (initialised.load() <= 0) return kUninitialized;
-    if (!is_device(device) || !out) return kInvalidArgument;
-    *out = value;
-    return kSuccess;
 }
 
 int init() {
@@ -175,15 +114,6 @@ int no_processes(const void* device, unsigned* count) {
 }
 
 }  // namespace
-
-int unsupported(const char* name, std::atomic<bool>& told) {
-    const char* level = std::getenv("CARREL_LOG");
-    const bool verbose = level && (!std::strcmp(level, "info") || !std::strcmp(level, "debug"));
-    if (!told.exchange(true) && verbose)
-        std::fprintf(stderr, "carrel: %s is not supported on a slice\n", name);
-    return initialised.load() > 0 ? kNotSupported : kUninitialized;
-}
-
 }  // namespace carrel::nvml
 
 using namespace carrel::nvml;
@@ -385,6 +315,7 @@ NVML_EXPORT int nvmlDeviceGetMemoryInfo(const void* device, Memory* memory) {
 NVML_EXPORT int nvmlDeviceGetMemoryInfo_v2(const void* device, MemoryV2* memory) {
     Memory plain{};
     if (!memory) return kInvalidArgument;
+    if (!is_version(memory->version, sizeof *memory, 2)) return kVersionMismatch;
     if (const int error = nvmlDeviceGetMemoryInfo(device, &plain)) return error;
     *memory = {memory->version, plain.total, 0, plain.free, plain.used};
     return kSuccess;
@@ -441,13 +372,3 @@ NVML_EXPORT int nvmlDeviceGetMPSComputeRunningProcesses_v3(const void* device, u
                                                            void*) {
     return no_processes(device, count);
 }
-
-// Each field answers for itself: not supported, one and all.
-NVML_EXPORT int nvmlDeviceGetFieldValues(const void* device, int count, FieldValue* values) {
-    if (initialised.load() <= 0) return kUninitialized;
-    if (!is_device(device) || count < 0 || (count && !values)) return kInvalidArgument;
-    for (int i = 0; i < count; ++i) values[i].result = kNotSupported;
-    return kSuccess;
-}
-
-#include "nvml_stubs.inc"
