@@ -18,6 +18,7 @@ calls              rules; the first whose ``functions`` (a regular expression) m
                    ``parameters``, ``wait`` (true or a condition), ``blocks`` (waits for the GPU),
                    ``note`` (what is remembered with the handle), ``require`` (else not supported),
                    ``memo`` (the answer depends on the arguments and on what was set in them)
+foreign            {handle type: the library that it is a handle of}
 aliases            {type: the handle type that it is, too}
 names              functions that return the name of a status
 texts              {function: a constant text}
@@ -131,6 +132,7 @@ class Library:
     kept: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
+    foreign: dict[str, int] = field(default_factory=dict)  # the kind of a handle of another library
     status_type: str = ""
     default: Any = None
 
@@ -223,6 +225,13 @@ def _apply(function: Function, rule: dict[str, Any], shared: dict[str, str], lib
     function.call = "sync" if waits else "async"
 
 
+def _kind(library: str, handle: str) -> int:
+    """What ``LibraryRow::kind`` is of ``library``'s handles of that type."""
+    handles = _yaml((API / f"{library}_calls.yaml").read_text())["handles"]
+    number: int = LIBRARIES.index(library) + 1 << 8 | handles.index(handle) + 1
+    return number
+
+
 def load(name: str) -> Library:
     """A library's description with how each function is answered."""
     facts = _yaml((API / f"{name}.yaml").read_text()) if (API / f"{name}.yaml").exists() else {
@@ -242,7 +251,8 @@ def load(name: str) -> Library:
         version=calls.get("symbol_version", "soname"), statuses=statuses, results=results,
         types=facts["types"], handles=calls.get("handles", []), boxes=calls.get("boxes", {}),
         functions=[], pointer_mode=calls.get("pointer_mode", False),
-        integers=calls.get("integers", []), kept=calls.get("kept", []), aliases=calls.get("aliases", {}), status_type=status_type,
+        integers=calls.get("integers", []), kept=calls.get("kept", []), aliases=calls.get("aliases", {}),
+        foreign={h: _kind(owner, h) for h, owner in calls.get("foreign", {}).items()}, status_type=status_type,
         default=calls.get("values", {}),
     )  # fmt: skip
     rules = [(re.compile(rule["functions"]), rule) for rule in calls.get("calls", [])]

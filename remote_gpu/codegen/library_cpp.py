@@ -105,7 +105,8 @@ def table(lib: Library, shapes: list[str]) -> str:
             f"{measures.number(f.require, f)}}},"
         )
     rows = [
-        f"{{{box}, {str(name in lib.integers).lower()}, {str(name in lib.kept).lower()}}}"
+        f"{{{box}, {str(name in lib.integers).lower()}, {str(name in lib.kept).lower()}, "
+        f"{lib.foreign.get(name, 0)}}}"
         for name, box in [*((name, 0) for name in lib.handles), *lib.boxes.items()]
     ]
     sonames = ", ".join(f'{{{major}, "{name}"}}' for major, name in sorted(lib.sonames.items()))
@@ -114,7 +115,7 @@ def table(lib: Library, shapes: list[str]) -> str:
         measures.source(), "", "constexpr ParameterRow kParameters[] = {", *parameters,
         "{Kind::value, 0, 0, 0, 0}};", "", "constexpr FunctionRow kFunctions[] = {", *functions,
         '{"", 0, 0, 0, 0, 0, 0, 0}};', "",
-        f"constexpr HandleRow kHandles[] = {{{', '.join(['{0, false, false}', *rows])}}};",
+        f"constexpr HandleRow kHandles[] = {{{', '.join(['{0, false, false, 0}', *rows])}}};",
         f"constexpr Soname kSonames[] = {{{sonames}}};", "", "}  // namespace", "",
         f"extern const LibraryRow k_{lib.name};",
         f"const LibraryRow k_{lib.name} = {{{lib.number}, \"{lib.name}\", kFunctions, "

@@ -17,6 +17,8 @@ SOURCES = {
     "plain_cublaslt.c": "libcublasLt.so.13",
     "plain_cudnn.c": "libcudnn.so.9",
     "plain_cufft.c": "libcufft.so.12",
+    "plain_cusolver.c": "libcusolver.so.12",
+    "plain_cusparse.c": "libcusparse.so.12",
     "plain_cusparselt.c": "libcusparseLt.so.0",
 }
 

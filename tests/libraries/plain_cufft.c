@@ -51,3 +51,7 @@ int cufftXtExec(int plan, void* input, void* output, int direction) {
     }
     return SUCCESS;
 }
+/* One work area per GPU: an array of one pointer, on the host. */
+int cufftXtSetWorkArea(int plan, void** areas) {
+    return plans[plan].live && areas && areas[0] ? SUCCESS : INVALID_PLAN;
+}

@@ -124,6 +124,7 @@ for plan, n in zip(plans, (4, 2)):
     assert make(n) == 0 and size.value == 8 * n
 X, Y = Device([1, 0, 2, 0, 3, 0, 4, 0]), Device([0] * 8)
 assert fft.cufftSetWorkArea(plans[0], Y.address) == 0
+assert fft.cufftXtSetWorkArea(plans[0], (c_void_p * 1)(Y.address.value)) == 0
 stream = c_void_p()
 check(cuda.cuStreamCreate(byref(stream), 0))
 assert fft.cufftSetStream(plans[0], stream) == 0
@@ -169,5 +170,100 @@ assert lt.cusparseLtMatmulPlanDestroy(plan) == 0
 assert lt.cusparseLtMatDescriptorDestroy(matrix) == 0
 assert lt.cusparseLtDestroy(handle) == 0
 check(cuda.cuCtxSynchronize())
+""",
+    )
+
+
+def test_attention_of_cudnn(run: Run) -> None:
+    run(
+        DNN
+        + """
+data, attention = c_void_p(), c_void_p()
+assert dnn.cudnnCreateSeqDataDescriptor(byref(data)) == 0
+assert dnn.cudnnCreateAttnDescriptor(byref(attention)) == 0
+dims, axes, lengths = (c_int * 4)(5, 2, 1, 8), (c_int * 4)(0, 1, 2, 3), (c_int * 2)(5, 4)
+for kind, padding in ((0, c_float(1.5)), (1, c_double(2.5))):
+    assert dnn.cudnnSetSeqDataDescriptor(data, kind, 4, dims, axes, c_size_t(2), lengths,
+                                         byref(padding)) == 0
+    got, count, found, seen = c_int(), c_int(), c_size_t(), (c_int * 2)()
+    room = (type(padding) * 2)(9, 9)
+    assert dnn.cudnnGetSeqDataDescriptor(data, byref(got), byref(count), 4, (c_int * 4)(),
+                                         (c_int * 4)(), byref(found), c_size_t(2), seen, room) == 0
+    assert (got.value, count.value, found.value, list(seen)) == (kind, 4, 2, [5, 4])
+    assert list(room) == [padding.value, 9], "as wide as the data's type, and no wider"
+ones = (1,) * 7
+assert dnn.cudnnSetAttnDescriptor(attention, 0, 1, c_double(0.25), 0, 0, 0, None, None, *ones,
+                                  3, 3, 1, 1) == 0
+out, zero = Device([0, 0, 0]), c_size_t(0)
+assert dnn.cudnnMultiHeadAttnForward(
+    handle, attention, -1, (c_int * 3)(0, 1, 2), (c_int * 3)(3, 3, 9), None, None, data, None, None,
+    data, None, data, None, data, out.address, zero, None, zero, None, zero, None) == 0
+assert out.read() == [3, 2, 7], out.read()
+""",
+    )
+
+
+def test_a_description_of_cusparse_serves_cusolver(run: Run) -> None:
+    run(
+        """
+sparse, solver = ctypes.CDLL("libcusparse.so.12"), ctypes.CDLL("libcusolver.so.12")
+start()
+description, handle, dense = c_void_p(), c_void_p(), c_void_p()
+assert solver.cusolverSpCreate(byref(handle)) == 0
+assert solver.cusolverDnCreate(byref(dense)) == 0
+assert sparse.cusparseCreateMatDescr(byref(description)) == 0
+assert sparse.cusparseSetMatType(description, 2) == 0
+values, b, x = Device([2, 4], "d"), Device([6, 4], "d"), Device([0, 0], "d")
+rows, columns, singular = Device([0, 1, 2], "i"), Device([0, 1], "i"), c_int(7)
+def solve(description):
+    return solver.cusolverSpDcsrlsvqr(handle, 2, 2, description, values.address, rows.address,
+                                      columns.address, b.address, c_double(0), 0, x.address,
+                                      byref(singular))
+assert solve(description) == 0
+assert x.read() == [5, 3] and singular.value == -1
+assert solve(handle) == 3, "a handle of cuSOLVER is no description"
+there, found = (c_double * 2)(8, 0), (c_double * 2)()
+assert solver.cusolverSpDcsrlsvqrHost(
+    handle, 2, 2, description, there, (c_int * 3)(0, 1, 2), (c_int * 2)(0, 1), (c_double * 2)(4, 1),
+    c_double(0), 0, found, byref(singular)) == 0
+assert found[0] == 2.5 and singular.value == 1
+params, iterations = c_void_p(), c_int()
+assert solver.cusolverDnIRSParamsCreate(byref(params)) == 0
+assert solver.cusolverDnIRSParamsSetTol(params, c_double(0.5)) == 0
+assert solver.cusolverDnIRSParamsSetMaxIters(params, 12) == 0
+assert solver.cusolverDnIRSParamsGetMaxIters(params, byref(iterations)) == 0
+assert iterations.value == 12
+for kind, code, limit in ((0, "f", c_float), (1, "d", c_double)):
+    A, info, count = Device([1, 2, 3], code), Device([9], "i"), c_longlong()
+    one, n, size = c_longlong(1), c_longlong(3), c_size_t(8)
+    assert solver.cusolverDnXsyevdx(
+        dense, None, 0, 1, 0, n, kind, A.address, n, byref(limit(1)), byref(limit(3)), one, n,
+        byref(count), kind, A.address, kind, None, c_size_t(0), ctypes.create_string_buffer(8),
+        size, info.address) == 0
+    assert count.value == 2 and info.read() == [0]
+assert solver.cusolverSpDestroy(handle) == 0
+assert sparse.cusparseDestroyMatDescr(description) == 0
+assert solve(description) == 3
+check(cuda.cuCtxSynchronize())
+""",
+    )
+
+
+def test_groups_of_matrices(run: Run) -> None:
+    run(
+        """
+blas = ctypes.CDLL("libcublas.so.13")
+start()
+handle = c_void_p()
+assert blas.cublasCreate_v2(byref(handle)) == 0
+C = Device([0] * 3)
+at = Device([C.address.value, C.address.value + 4, C.address.value + 8], "Q")
+two = c_int * 2
+assert blas.cublasSgemmGroupedBatched(
+    handle, two(0, 0), two(0, 0), two(10, 20), two(1, 2), two(1, 1), (c_float * 2)(1, 2),
+    at.address, two(1, 1), at.address, two(1, 1), (c_float * 2)(3, 4), at.address, two(1, 1), 2,
+    two(1, 2)) == 0
+assert C.read() == [13, 48, 48], C.read()
+assert blas.cublasDestroy_v2(handle) == 0
 """,
     )

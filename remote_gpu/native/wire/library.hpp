@@ -107,6 +107,7 @@ struct HandleRow {
     uint32_t box;  // bytes of the struct in the program's memory, 0 for a pointer
     bool integer;  // the program holds a number
     bool kept;     // a descriptor: made in the worker when it is used, and kept there for others
+    uint32_t foreign;  // the kind of another library's handle, 0 for its own
 };
 
 struct Soname {
@@ -142,7 +143,10 @@ struct LibraryRow {
         return sonames[soname_count - 1].name;
     }
     // The kind of a handle in the client's table of names; 0 is none.
-    uint32_t kind(uint8_t handle) const { return (uint32_t{number} + 1) << 8 | handle; }
+    uint32_t kind(uint8_t handle) const {
+        const uint32_t foreign = handle < handle_count ? handles[handle].foreign : 0;
+        return foreign ? foreign : (uint32_t{number} + 1) << 8 | handle;
+    }
 };
 
 // A struct as it is passed by value.
