@@ -20,6 +20,7 @@ namespace carrel::client {
 namespace {
 
 constexpr size_t kSmall = size_t{64} << 10;    // runs below this travel together
+constexpr size_t kMostRuns = 64;               // of a page of managed memory
 constexpr size_t kTogether = size_t{1} << 20;  // in payloads of about this size
 
 // Memory of this process that takes pages only where it is touched.
@@ -215,6 +216,7 @@ void release(Mirror& mirror) {
 // Into `changes`: what differs from the shadow between two offsets, which then has it too. With
 // `exact`, byte by byte: the device may be writing next to them.
 void find_changes(Mirror& mirror, size_t from, size_t to, bool exact) {
+    const bool managed = mirror.range.kind == MirrorKind::managed;
     const std::byte* host = mirror.host();
     std::byte* shadow = mirror.shadow.data();
     const auto add = [&](size_t at, size_t end) {
@@ -237,13 +239,20 @@ void find_changes(Mirror& mirror, size_t from, size_t to, bool exact) {
             add(page, page_end);
             from = page_end;
         } else {
-            while (from < end) {
-                while (from < end && host[from] == shadow[from]) ++from;
-                size_t stop = from;
+            const size_t before = changes.size();
+            for (size_t at = from; at < end;) {
+                while (at < end && host[at] == shadow[at]) ++at;
+                size_t stop = at;
                 while (stop < end && host[stop] != shadow[stop]) ++stop;
-                if (from < stop) add(from, stop);
-                from = stop;
+                if (at < stop) add(at, stop);
+                at = stop;
+                // Managed memory that the program fills while the device works on other memory.
+                if (managed && changes.size() > before + kMostRuns) {
+                    add(at, end);
+                    at = end;
+                }
             }
+            from = end;
         }
     }
 }
@@ -448,8 +457,9 @@ CUresult publish_mirrors() {
 
 CUresult MirrorWork::begin() {
     const std::lock_guard lock(mutex);
+    const CUresult result = publish();
     ++begun;
-    return publish();
+    return result;
 }
 
 void MirrorWork::end() {
