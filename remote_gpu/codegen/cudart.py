@@ -9,6 +9,7 @@ written by hand; the rest answers "not supported"). Output, in ``OUTPUT_DIR``:
 cudart_abi.hpp          types of that major
 cudart_functions.hpp    prototypes of the functions that are written by hand
 cudart_stubs.inc        definitions of the others
+cudart_per_thread.inc   variants of functions for the per-thread default stream
 cudart_errors.inc       rows of error number and name
 cudart.map              linker version script: SONAME's version node
 ======================  =========================================================================
@@ -47,6 +48,13 @@ _DRIVER_HANDLES = {
     "cudaStream_t": "CUstream",
     "cudaUserObject_t": "CUuserObject",
 }
+#: Variants for the per-thread default stream that are written by hand.
+_PER_THREAD_BY_HAND = {
+    "cudaLaunchKernelExC_ptsz",
+    "cudaGraphInstantiateWithParams_ptsz",
+    "cudaGetDriverEntryPoint_ptsz",
+    "cudaGetDriverEntryPointByVersion_ptsz",
+}
 #: Functions that return something else than a cudaError_t.
 _RESULTS = {
     "cudaGetErrorName": "const char*",
@@ -73,14 +81,44 @@ def load(major: int) -> tuple[dict[str, Any], dict[str, str]]:
         name
         for other in MAJORS
         for name in yaml.safe_load((API / f"cudart{other}.yaml").read_text())["functions"]
-    }
+    } | _PER_THREAD_BY_HAND
     if unknown := manual - every:
         sys.exit(f"cudart_calls.yaml: {sorted(unknown)} are functions of neither major")
     kinds = {
         name: "manual" if name in manual else "unsupported"
         for name in [*description["functions"], *description["per_thread"]]
     }
+    for name in description["per_thread"]:
+        if per_thread(name, description, kinds):
+            kinds[name] = "manual"
     return description, kinds
+
+
+def per_thread(name: str, description: dict[str, Any], kinds: dict[str, str]) -> str:
+    """The definition of a function's variant for the per-thread default stream, or nothing.
+
+    ``_ptsz``: the function itself, with that stream where the program gives none. ``_ptds``: the
+    asynchronous function on that stream, and a wait.
+    """
+    base, suffix = name.rsplit("_", 1)
+    functions = description["functions"]
+    parameters = [list(parameter) for parameter in functions.get(base, [])]
+    types = [kind for kind, _ in parameters]
+    if kinds.get(base) != "manual" or name in _PER_THREAD_BY_HAND:
+        return ""
+    signature = ", ".join(f"{t} {n}".replace("* ", "*") for t, n in parameters)
+    arguments = [n for _, n in parameters]
+    if suffix == "ptsz":
+        if "cudaStream_t" not in types:
+            return ""
+        arguments = [f"per_thread({n})" if t == "cudaStream_t" else n for t, n in parameters]
+        body = f"return {base}({', '.join(arguments)});"
+    else:
+        if kinds.get(f"{base}Async") != "manual":
+            return ""
+        given = ", ".join([*arguments, "per_thread(nullptr)"])
+        body = f"return complete_per_thread({base}Async({given}));"
+    return f"cudaError_t {name}({signature}) {{ {body} }}"
 
 
 def abi_header(types: dict[str, Any]) -> str:
@@ -102,6 +140,8 @@ def functions_header(description: dict[str, Any], kinds: dict[str, str]) -> str:
         if kinds[name] == "manual":
             signature = ", ".join(f"{t} {n}".replace("* ", "*") for t, n in parameters)
             out.append(f"{_RESULTS.get(name, 'cudaError_t')} {name}({signature});")
+            if (variant := f"{name}_ptsz") in _PER_THREAD_BY_HAND:
+                out.append(f"cudaError_t {variant}({signature});")
     out += ["#pragma GCC visibility pop", "}", ""]
     return "\n".join(out)
 
@@ -114,6 +154,14 @@ def stubs(kinds: dict[str, str]) -> str:
         for name, kind in kinds.items()
         if kind == "unsupported"
     ]
+    out += ["#pragma GCC visibility pop", "}", ""]
+    return "\n".join(out)
+
+
+def per_thread_variants(description: dict[str, Any], kinds: dict[str, str]) -> str:
+    found = (per_thread(name, description, kinds) for name in description["per_thread"])
+    out = [HEADER, 'extern "C" {', "#pragma GCC visibility push(default)"]
+    out += [definition for definition in found if definition]
     out += ["#pragma GCC visibility pop", "}", ""]
     return "\n".join(out)
 
@@ -136,6 +184,7 @@ def main() -> None:
         "cudart_abi.hpp": abi_header(description["types"]),
         "cudart_functions.hpp": functions_header(description, kinds),
         "cudart_stubs.inc": stubs(kinds),
+        "cudart_per_thread.inc": per_thread_variants(description, kinds),
         "cudart_errors.inc": errors(description["types"]),
         "cudart.map": version_script(major, kinds),
     }

@@ -85,6 +85,7 @@ def describe_major(include: Path) -> dict[str, Any]:
         "functions": {**functions, **_COMPILER},
         "per_thread": sorted(
             {f"{name}_{suffix.lower()}" for suffix, name in per_thread if name in functions}
+            | {"__cudaLaunchKernel_ptsz"}  # of the compiler
         ),
     }
 

@@ -218,6 +218,92 @@ static void managed() {
     OK(cudaFree(x));
 }
 
+// Managed memory and host memory mapped into the device, where it lies: not at a page's start.
+static void both_sides() {
+    std::vector<float> own(5000);
+    float *there, *managed;
+    OK(cudaHostRegister(own.data() + 3, 4000 * sizeof(float), cudaHostRegisterMapped));
+    OK(cudaHostGetDevicePointer(&there, own.data() + 3, 0));
+    OK(cudaMallocManaged(&managed, 4000 * sizeof(float)));
+    OK(cudaStreamAttachMemAsync(cudaStreamPerThread, managed, 0, cudaMemAttachGlobal));
+    for (int round = 0; round < 4; ++round) {
+        for (int i = 0; i < 4000; ++i) managed[i] = round, own[3 + i] = i;
+        own[2] = own[4003] = -1;  // beside it
+        add<<<32, 128>>>(there, managed, there, 4000);
+        OK(cudaDeviceSynchronize());
+        for (int i = 0; i < 4000; ++i) CHECK(own[3 + i] == i + round);
+        CHECK(own[2] == -1 && own[4003] == -1);
+    }
+    cudaMemLocation host{};
+    host.type = cudaMemLocationTypeHost;
+    OK(cudaMemAdvise(managed, 4000 * sizeof(float), cudaMemAdviseSetReadMostly, host));
+    OK(cudaMemPrefetchAsync(managed, 4000 * sizeof(float), host, 0, 0));
+    int read_mostly = 0, place = 0;
+    OK(cudaMemRangeGetAttribute(&read_mostly, 4, cudaMemRangeAttributeReadMostly, managed, 64));
+    OK(cudaMemRangeGetAttribute(&place, 4, cudaMemRangeAttributeLastPrefetchLocation, managed, 64));
+    CHECK(read_mostly == 1 && place == cudaCpuDeviceId);
+    cudaPointerAttributes known{};
+    OK(cudaPointerGetAttributes(&known, managed + 7));
+    CHECK(known.type == cudaMemoryTypeManaged && known.hostPointer == managed + 7);
+    OK(cudaHostUnregister(own.data() + 3));
+    OK(cudaFree(managed));
+    CHECK(cudaMemAdvise(managed, 64, cudaMemAdviseSetReadMostly, host) == cudaErrorInvalidValue);
+    cudaGetLastError();
+}
+
+static void note(void* seen) {
+    ++*static_cast<int*>(seen);
+}
+
+// A graph built by hand: fill, copy, kernel, host function, in that order.
+static void graph_nodes() {
+    float *a, *b;
+    int seen = 0, n = 1000;
+    OK(cudaMalloc(&a, n * sizeof(float)));
+    OK(cudaMalloc(&b, n * sizeof(float)));
+    cudaGraph_t graph;
+    OK(cudaGraphCreate(&graph, 0));
+    cudaGraphNode_t fill_node, copy_node, kernel_node, host_node, last;
+    cudaMemsetParams fill_params{};
+    fill_params.dst = a, fill_params.elementSize = 4, fill_params.value = 0x40000000;  // 2.0f
+    fill_params.width = n, fill_params.height = 1;
+    OK(cudaGraphAddMemsetNode(&fill_node, graph, nullptr, 0, &fill_params));
+    OK(cudaGraphAddMemcpyNode1D(&copy_node, graph, &fill_node, 1, b, a, n * sizeof(float),
+                                cudaMemcpyDeviceToDevice));
+    void* arguments[] = {&a, &b, &b, &n};
+    cudaKernelNodeParams kernel_params{};
+    kernel_params.func = reinterpret_cast<void*>(add);
+    kernel_params.gridDim = dim3(8), kernel_params.blockDim = dim3(128);
+    kernel_params.kernelParams = arguments;
+    OK(cudaGraphAddKernelNode(&kernel_node, graph, &copy_node, 1, &kernel_params));
+    cudaHostNodeParams host_params{note, &seen};
+    OK(cudaGraphAddHostNode(&host_node, graph, &kernel_node, 1, &host_params));
+    OK(cudaGraphAddEmptyNode(&last, graph, &host_node, 1));
+    size_t count = 0;
+    OK(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &count));
+    CHECK(count == 4);
+    cudaKernelNodeParams asked{};
+    OK(cudaGraphKernelNodeGetParams(kernel_node, &asked));
+    CHECK(asked.func == reinterpret_cast<void*>(add) && asked.gridDim.x == 8);
+    cudaMemsetParams filled{};
+    OK(cudaGraphMemsetNodeGetParams(fill_node, &filled));
+    CHECK(filled.dst == a && filled.width == size_t(n));
+    cudaGraphExec_t exec;
+    OK(cudaGraphInstantiate(&exec, graph, 0));
+    std::vector<float> out(n);
+    for (int round = 1; round <= 3; ++round) {
+        OK(cudaGraphLaunch(exec, 0));
+        OK(cudaDeviceSynchronize());
+        CHECK(seen == round);
+        OK(cudaMemcpy(out.data(), b, n * sizeof(float), cudaMemcpyDeviceToHost));
+        for (float each : out) CHECK(each == 4.0f);
+    }
+    OK(cudaGraphExecDestroy(exec));
+    OK(cudaGraphDestroy(graph));
+    OK(cudaFree(a));
+    OK(cudaFree(b));
+}
+
 static void threads() {
     std::vector<std::thread> all;
     for (int t = 0; t < 6; ++t) {
@@ -277,7 +363,8 @@ int main(int, char** argv) {
     } all[] = {{"vector_add", vector_add}, {"reduction", reduction}, {"symbols", symbols},
                {"streams", streams},       {"properties", properties}, {"pitched", pitched},
                {"managed", managed},       {"threads", threads},     {"errors", errors},
-               {"pools", pools}};
+               {"pools", pools},           {"both_sides", both_sides},
+               {"graph_nodes", graph_nodes}};
     for (const auto& each : all) {
         if (std::strcmp(each.name, argv[1]) == 0) {
             each.run();

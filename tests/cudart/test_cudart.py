@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 CARREL_RUN = [sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=256MiB", "--"]
 SAMPLES = [
     "vector_add", "reduction", "symbols", "streams", "properties", "pitched", "managed",
-    "threads", "errors", "pools",
+    "threads", "errors", "pools", "both_sides", "graph_nodes",
 ]  # fmt: skip
 
 
@@ -31,13 +31,14 @@ def cuda_home() -> Path:
     raise AssertionError("nvcc is missing: pip install nvidia-cuda-nvcc")
 
 
-@pytest.fixture(scope="module", params=["compressed", "plain"])
+@pytest.fixture(scope="module", params=["compressed", "plain", "per_thread"])
 def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """samples.cu, built as a student builds it on a slice: shared runtime, PTX inside."""
     folder = tmp_path_factory.mktemp("cudart")
     (folder / "libcudart.so").symlink_to(environment.CLIENT_LIB / "libcudart.so.13")
     home, program = cuda_home(), folder / "samples"
-    plain = ["-no-compress"] if request.param == "plain" else []
+    options = {"plain": ["-no-compress"], "per_thread": ["-default-stream", "per-thread"]}
+    plain = options.get(request.param, [])
     subprocess.run(
         [home / "bin/nvcc", "-cudart", "shared", *plain,
          "-gencode", "arch=compute_80,code=compute_80", "-I", home / "include", "-L", folder,

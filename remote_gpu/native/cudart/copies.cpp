@@ -1,7 +1,57 @@
 // Copies and fills.
+#include "cudart/copies.hpp"
+
 #include <cstring>
 
 #include "cudart/registry.hpp"
+
+namespace carrel::cudart {
+
+CUmemorytype source_type(cudaMemcpyKind kind) {
+    if (kind == cudaMemcpyDefault) return CU_MEMORYTYPE_UNIFIED;
+    return kind == cudaMemcpyHostToHost || kind == cudaMemcpyHostToDevice ? CU_MEMORYTYPE_HOST
+                                                                          : CU_MEMORYTYPE_DEVICE;
+}
+
+CUmemorytype target_type(cudaMemcpyKind kind) {
+    if (kind == cudaMemcpyDefault) return CU_MEMORYTYPE_UNIFIED;
+    return kind == cudaMemcpyHostToHost || kind == cudaMemcpyDeviceToHost ? CU_MEMORYTYPE_HOST
+                                                                          : CU_MEMORYTYPE_DEVICE;
+}
+
+CUDA_MEMCPY3D solid(const cudaMemcpy3DParms& p) {
+    CUDA_MEMCPY3D c{};
+    c.srcXInBytes = p.srcPos.x, c.srcY = p.srcPos.y, c.srcZ = p.srcPos.z;
+    c.srcMemoryType = p.srcArray ? CU_MEMORYTYPE_ARRAY : source_type(p.kind);
+    c.srcHost = p.srcPtr.ptr;
+    c.srcDevice = device(p.srcPtr.ptr);
+    c.srcArray = p.srcArray;
+    c.srcPitch = p.srcPtr.pitch;
+    c.srcHeight = p.srcPtr.ysize;
+    c.dstXInBytes = p.dstPos.x, c.dstY = p.dstPos.y, c.dstZ = p.dstPos.z;
+    c.dstMemoryType = p.dstArray ? CU_MEMORYTYPE_ARRAY : target_type(p.kind);
+    c.dstHost = p.dstPtr.ptr;
+    c.dstDevice = device(p.dstPtr.ptr);
+    c.dstArray = p.dstArray;
+    c.dstPitch = p.dstPtr.pitch;
+    c.dstHeight = p.dstPtr.ysize;
+    c.WidthInBytes = p.extent.width;
+    c.Height = p.extent.height;
+    c.Depth = p.extent.depth;
+    return c;
+}
+
+// The bytes of a device variable from `offset` on.
+CUresult inside(const void* symbol, size_t offset, size_t count, char** out) {
+    CUdeviceptr address = 0;
+    size_t size = 0;
+    if (const CUresult bad = registry().variable(symbol, &address, &size)) return bad;
+    if (offset > size || count > size - offset) return CUDA_ERROR_INVALID_VALUE;
+    *out = reinterpret_cast<char*>(address + offset);
+    return CUDA_SUCCESS;
+}
+
+}  // namespace carrel::cudart
 
 using namespace carrel::cudart;
 
@@ -39,18 +89,6 @@ CUresult copy(void* to, const void* from, size_t count, cudaMemcpyKind kind, CUs
     }
 }
 
-CUmemorytype source_type(cudaMemcpyKind kind) {
-    if (kind == cudaMemcpyDefault) return CU_MEMORYTYPE_UNIFIED;
-    return kind == cudaMemcpyHostToHost || kind == cudaMemcpyHostToDevice ? CU_MEMORYTYPE_HOST
-                                                                          : CU_MEMORYTYPE_DEVICE;
-}
-
-CUmemorytype target_type(cudaMemcpyKind kind) {
-    if (kind == cudaMemcpyDefault) return CU_MEMORYTYPE_UNIFIED;
-    return kind == cudaMemcpyHostToHost || kind == cudaMemcpyDeviceToHost ? CU_MEMORYTYPE_HOST
-                                                                          : CU_MEMORYTYPE_DEVICE;
-}
-
 CUDA_MEMCPY2D flat(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                    size_t height, cudaMemcpyKind kind) {
     CUDA_MEMCPY2D c{};
@@ -65,38 +103,6 @@ CUDA_MEMCPY2D flat(void* to, size_t to_pitch, const void* from, size_t from_pitc
     c.WidthInBytes = width;
     c.Height = height;
     return c;
-}
-
-CUDA_MEMCPY3D solid(const cudaMemcpy3DParms& p) {
-    CUDA_MEMCPY3D c{};
-    c.srcXInBytes = p.srcPos.x, c.srcY = p.srcPos.y, c.srcZ = p.srcPos.z;
-    c.srcMemoryType = p.srcArray ? CU_MEMORYTYPE_ARRAY : source_type(p.kind);
-    c.srcHost = p.srcPtr.ptr;
-    c.srcDevice = device(p.srcPtr.ptr);
-    c.srcArray = p.srcArray;
-    c.srcPitch = p.srcPtr.pitch;
-    c.srcHeight = p.srcPtr.ysize;
-    c.dstXInBytes = p.dstPos.x, c.dstY = p.dstPos.y, c.dstZ = p.dstPos.z;
-    c.dstMemoryType = p.dstArray ? CU_MEMORYTYPE_ARRAY : target_type(p.kind);
-    c.dstHost = p.dstPtr.ptr;
-    c.dstDevice = device(p.dstPtr.ptr);
-    c.dstArray = p.dstArray;
-    c.dstPitch = p.dstPtr.pitch;
-    c.dstHeight = p.dstPtr.ysize;
-    c.WidthInBytes = p.extent.width;
-    c.Height = p.extent.height;
-    c.Depth = p.extent.depth;
-    return c;
-}
-
-// The bytes of a device variable from `offset` on.
-CUresult inside(const void* symbol, size_t offset, size_t count, char** out) {
-    CUdeviceptr address = 0;
-    size_t size = 0;
-    if (const CUresult bad = registry().variable(symbol, &address, &size)) return bad;
-    if (offset > size || count > size - offset) return CUDA_ERROR_INVALID_VALUE;
-    *out = reinterpret_cast<char*>(address + offset);
-    return CUDA_SUCCESS;
 }
 
 cudaError_t symbol_error(cudaError_t error) {
@@ -226,4 +232,26 @@ cudaError_t cudaMemset2DAsync(void* devPtr, size_t pitch, int value, size_t widt
         return cuMemsetD2D8Async(device(devPtr), pitch, static_cast<unsigned char>(value), width,
                                  height, stream);
     });
+}
+
+// The driver fills planes: one after the other.
+cudaError_t cudaMemset3DAsync(cudaPitchedPtr pitchedDevPtr, int value, cudaExtent extent,
+                              cudaStream_t stream) {
+    return call([&] {
+        const CUdeviceptr base = device(pitchedDevPtr.ptr);
+        const size_t plane = pitchedDevPtr.pitch * pitchedDevPtr.ysize;
+        if (!extent.width || !extent.height) return CUDA_SUCCESS;
+        for (size_t z = 0; z < extent.depth; ++z) {
+            if (const CUresult bad = cuMemsetD2D8Async(base + z * plane, pitchedDevPtr.pitch,
+                                                       static_cast<unsigned char>(value),
+                                                       extent.width, extent.height, stream)) {
+                return bad;
+            }
+        }
+        return CUDA_SUCCESS;
+    });
+}
+
+cudaError_t cudaMemset3D(cudaPitchedPtr pitchedDevPtr, int value, cudaExtent extent) {
+    return cudaMemset3DAsync(pitchedDevPtr, value, extent, nullptr);
 }

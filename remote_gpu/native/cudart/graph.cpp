@@ -114,21 +114,58 @@ cudaError_t cudaDeviceGraphMemTrim(int device) {
     return call([&] { return cuDeviceGraphMemTrim(device); });
 }
 
+cudaError_t cudaGraphInstantiateWithParams(cudaGraphExec_t* pGraphExec, cudaGraph_t graph,
+                                           cudaGraphInstantiateParams* instantiateParams) {
+    static_assert(sizeof(cudaGraphInstantiateParams) == sizeof(CUDA_GRAPH_INSTANTIATE_PARAMS));
+    return call([&] {
+        return cuGraphInstantiateWithParams(
+            pGraphExec, graph, reinterpret_cast<CUDA_GRAPH_INSTANTIATE_PARAMS*>(instantiateParams));
+    });
+}
+
+cudaError_t cudaGraphExecGetFlags(cudaGraphExec_t graphExec, unsigned long long* flags) {
+    return call([&] {
+        cuuint64_t value = 0;
+        const CUresult result = cuGraphExecGetFlags(graphExec, &value);
+        if (result == CUDA_SUCCESS && flags) *flags = value;
+        return result;
+    });
+}
+
+cudaError_t cudaGraphReleaseUserObject(cudaGraph_t graph, cudaUserObject_t object,
+                                       unsigned int count) {
+    return call([&] { return cuGraphReleaseUserObject(graph, object, count); });
+}
+
+cudaError_t cudaGraphDestroyNode(cudaGraphNode_t node) {
+    return call([&] { return cuGraphDestroyNode(node); });
+}
+
+cudaError_t cudaGraphNodeFindInClone(cudaGraphNode_t* pNode, cudaGraphNode_t originalNode,
+                                     cudaGraph_t clonedGraph) {
+    return call([&] { return cuGraphNodeFindInClone(pNode, originalNode, clonedGraph); });
+}
+
+cudaError_t cudaGraphNodeSetEnabled(cudaGraphExec_t hGraphExec, cudaGraphNode_t hNode,
+                                    unsigned int isEnabled) {
+    return call([&] { return cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled); });
+}
+
+cudaError_t cudaGraphNodeGetEnabled(cudaGraphExec_t hGraphExec, cudaGraphNode_t hNode,
+                                    unsigned int* isEnabled) {
+    return call([&] { return cuGraphNodeGetEnabled(hGraphExec, hNode, isEnabled); });
+}
+
+// ---- edges -------------------------------------------------------------------------------------
+
 namespace {
 
-// Only conditional nodes are added in this way by the libraries we know; their parameters lie in
-// memory as the driver's do.
-cudaError_t add_node(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
-                     const cudaGraphEdgeData* edges, size_t count, cudaGraphNodeParams* params) {
-    static_assert(sizeof(cudaGraphNodeParams) == sizeof(CUgraphNodeParams));
-    if (!params || params->type != cudaGraphNodeTypeConditional) {
-        return unsupported("cudaGraphAddNode of this kind");
-    }
-    return call([&] {
-        return cuGraphAddNode_v2(node, graph, dependencies,
-                                 reinterpret_cast<const CUgraphEdgeData*>(edges), count,
-                                 reinterpret_cast<CUgraphNodeParams*>(params));
-    });
+const CUgraphEdgeData* edges(const cudaGraphEdgeData* data) {
+    return reinterpret_cast<const CUgraphEdgeData*>(data);
+}
+
+CUgraphEdgeData* edges(cudaGraphEdgeData* data) {
+    return reinterpret_cast<CUgraphEdgeData*>(data);
 }
 
 }  // namespace
@@ -138,16 +175,39 @@ cudaError_t add_node(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNo
 cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t* pDependencies,
                                          cudaGraphEdgeData* edgeData, size_t* pNumDependencies) {
     return call([&] {
-        return cuGraphNodeGetDependencies_v2(
-            node, pDependencies, reinterpret_cast<CUgraphEdgeData*>(edgeData), pNumDependencies);
+        return cuGraphNodeGetDependencies_v2(node, pDependencies, edges(edgeData),
+                                             pNumDependencies);
     });
 }
 
-cudaError_t cudaGraphAddNode(cudaGraphNode_t* pGraphNode, cudaGraph_t graph,
-                             const cudaGraphNode_t* pDependencies,
-                             const cudaGraphEdgeData* dependencyData, size_t numDependencies,
-                             cudaGraphNodeParams* nodeParams) {
-    return add_node(pGraphNode, graph, pDependencies, dependencyData, numDependencies, nodeParams);
+cudaError_t cudaGraphNodeGetDependentNodes(cudaGraphNode_t node, cudaGraphNode_t* pDependentNodes,
+                                           cudaGraphEdgeData* edgeData,
+                                           size_t* pNumDependentNodes) {
+    return call([&] {
+        return cuGraphNodeGetDependentNodes_v2(node, pDependentNodes, edges(edgeData),
+                                               pNumDependentNodes);
+    });
+}
+
+cudaError_t cudaGraphGetEdges(cudaGraph_t graph, cudaGraphNode_t* from, cudaGraphNode_t* to,
+                              cudaGraphEdgeData* edgeData, size_t* numEdges) {
+    return call([&] { return cuGraphGetEdges_v2(graph, from, to, edges(edgeData), numEdges); });
+}
+
+cudaError_t cudaGraphAddDependencies(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                     const cudaGraphNode_t* to, const cudaGraphEdgeData* edgeData,
+                                     size_t numDependencies) {
+    return call([&] {
+        return cuGraphAddDependencies_v2(graph, from, to, edges(edgeData), numDependencies);
+    });
+}
+
+cudaError_t cudaGraphRemoveDependencies(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                        const cudaGraphNode_t* to,
+                                        const cudaGraphEdgeData* edgeData, size_t numDependencies) {
+    return call([&] {
+        return cuGraphRemoveDependencies_v2(graph, from, to, edges(edgeData), numDependencies);
+    });
 }
 
 #else
@@ -159,10 +219,68 @@ cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t node, cudaGraphNode_t* 
     });
 }
 
-cudaError_t cudaGraphAddNode(cudaGraphNode_t* pGraphNode, cudaGraph_t graph,
-                             const cudaGraphNode_t* pDependencies, size_t numDependencies,
-                             cudaGraphNodeParams* nodeParams) {
-    return add_node(pGraphNode, graph, pDependencies, nullptr, numDependencies, nodeParams);
+cudaError_t cudaGraphNodeGetDependencies_v2(cudaGraphNode_t node, cudaGraphNode_t* pDependencies,
+                                            cudaGraphEdgeData* edgeData, size_t* pNumDependencies) {
+    return call([&] {
+        return cuGraphNodeGetDependencies_v2(node, pDependencies, edges(edgeData),
+                                             pNumDependencies);
+    });
+}
+
+cudaError_t cudaGraphNodeGetDependentNodes(cudaGraphNode_t node, cudaGraphNode_t* pDependentNodes,
+                                           size_t* pNumDependentNodes) {
+    return call([&] {
+        return cuGraphNodeGetDependentNodes_v2(node, pDependentNodes, nullptr, pNumDependentNodes);
+    });
+}
+
+cudaError_t cudaGraphNodeGetDependentNodes_v2(cudaGraphNode_t node,
+                                              cudaGraphNode_t* pDependentNodes,
+                                              cudaGraphEdgeData* edgeData,
+                                              size_t* pNumDependentNodes) {
+    return call([&] {
+        return cuGraphNodeGetDependentNodes_v2(node, pDependentNodes, edges(edgeData),
+                                               pNumDependentNodes);
+    });
+}
+
+cudaError_t cudaGraphGetEdges(cudaGraph_t graph, cudaGraphNode_t* from, cudaGraphNode_t* to,
+                              size_t* numEdges) {
+    return call([&] { return cuGraphGetEdges_v2(graph, from, to, nullptr, numEdges); });
+}
+
+cudaError_t cudaGraphGetEdges_v2(cudaGraph_t graph, cudaGraphNode_t* from, cudaGraphNode_t* to,
+                                 cudaGraphEdgeData* edgeData, size_t* numEdges) {
+    return call([&] { return cuGraphGetEdges_v2(graph, from, to, edges(edgeData), numEdges); });
+}
+
+cudaError_t cudaGraphAddDependencies(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                     const cudaGraphNode_t* to, size_t numDependencies) {
+    return call(
+        [&] { return cuGraphAddDependencies_v2(graph, from, to, nullptr, numDependencies); });
+}
+
+cudaError_t cudaGraphAddDependencies_v2(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                        const cudaGraphNode_t* to,
+                                        const cudaGraphEdgeData* edgeData, size_t numDependencies) {
+    return call([&] {
+        return cuGraphAddDependencies_v2(graph, from, to, edges(edgeData), numDependencies);
+    });
+}
+
+cudaError_t cudaGraphRemoveDependencies(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                        const cudaGraphNode_t* to, size_t numDependencies) {
+    return call(
+        [&] { return cuGraphRemoveDependencies_v2(graph, from, to, nullptr, numDependencies); });
+}
+
+cudaError_t cudaGraphRemoveDependencies_v2(cudaGraph_t graph, const cudaGraphNode_t* from,
+                                           const cudaGraphNode_t* to,
+                                           const cudaGraphEdgeData* edgeData,
+                                           size_t numDependencies) {
+    return call([&] {
+        return cuGraphRemoveDependencies_v2(graph, from, to, edges(edgeData), numDependencies);
+    });
 }
 
 #endif

@@ -106,6 +106,14 @@ CUresult Registry::variable(const void* host, CUdeviceptr* address, size_t* size
     return cuLibraryGetGlobal(address, size, library, known.name);
 }
 
+const void* Registry::symbol(CUkernel kernel) {
+    const std::shared_lock lock(mutex_);
+    for (const auto& [host, known] : kernels_) {
+        if (known.handle == kernel) return host;
+    }
+    return kernel;
+}
+
 const char* Registry::name(const void* host) {
     const std::shared_lock lock(mutex_);
     const auto found = kernels_.find(host);

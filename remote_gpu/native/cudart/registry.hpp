@@ -30,6 +30,8 @@ class Registry {
     // kernel's handle, which the driver then checks.
     CUresult kernel(const void* host, CUkernel* out);
     CUresult variable(const void* host, CUdeviceptr* address, size_t* size);
+    // The host symbol of a kernel that was loaded for one; the kernel's handle if there is none.
+    const void* symbol(CUkernel kernel);
     // The device's name of a kernel's symbol; null for anything else.
     const char* name(const void* host);
 

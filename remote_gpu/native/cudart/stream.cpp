@@ -63,6 +63,29 @@ cudaError_t cudaCtxResetPersistingL2Cache() {
     return call([] { return CUDA_SUCCESS; });
 }
 
+// ---- attributes --------------------------------------------------------------------------------
+
+cudaError_t cudaStreamCopyAttributes(cudaStream_t dst, cudaStream_t src) {
+    return call([&] { return cuStreamCopyAttributes(dst, src); });
+}
+
+cudaError_t cudaStreamGetAttribute(cudaStream_t hStream, cudaLaunchAttributeID attr,
+                                   cudaLaunchAttributeValue* value_out) {
+    static_assert(sizeof(cudaLaunchAttributeValue) == sizeof(CUlaunchAttributeValue));
+    return call([&] {
+        return cuStreamGetAttribute(hStream, static_cast<CUlaunchAttributeID>(attr),
+                                    reinterpret_cast<CUlaunchAttributeValue*>(value_out));
+    });
+}
+
+cudaError_t cudaStreamSetAttribute(cudaStream_t hStream, cudaLaunchAttributeID attr,
+                                   const cudaLaunchAttributeValue* value) {
+    return call([&] {
+        return cuStreamSetAttribute(hStream, static_cast<CUlaunchAttributeID>(attr),
+                                    reinterpret_cast<const CUlaunchAttributeValue*>(value));
+    });
+}
+
 // ---- events ------------------------------------------------------------------------------------
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
