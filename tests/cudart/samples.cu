@@ -251,6 +251,27 @@ static void both_sides() {
     cudaGetLastError();
 }
 
+__managed__ int total = 5;
+__managed__ float values[2000] = {1.5f};
+
+__global__ void use_variables() {
+    if (threadIdx.x == 0) total += 1;
+    values[1 + threadIdx.x] = threadIdx.x;
+}
+
+static void managed_variables() {
+    CHECK(total == 5 && values[0] == 1.5f && values[1999] == 0);
+    total = 10, values[1999] = 7;
+    use_variables<<<1, 64>>>();
+    OK(cudaDeviceSynchronize());
+    CHECK(total == 11 && values[0] == 1.5f && values[64] == 63 && values[1999] == 7);
+    int* address;
+    OK(cudaGetSymbolAddress(reinterpret_cast<void**>(&address), total));
+    CHECK(address == &total);
+    CHECK(cudaFree(&total) == cudaErrorInvalidValue);
+    cudaGetLastError();
+}
+
 static void note(void* seen) {
     ++*static_cast<int*>(seen);
 }
@@ -364,7 +385,7 @@ int main(int, char** argv) {
                {"streams", streams},       {"properties", properties}, {"pitched", pitched},
                {"managed", managed},       {"threads", threads},     {"errors", errors},
                {"pools", pools},           {"both_sides", both_sides},
-               {"graph_nodes", graph_nodes}};
+               {"graph_nodes", graph_nodes}, {"managed_variables", managed_variables}};
     for (const auto& each : all) {
         if (std::strcmp(each.name, argv[1]) == 0) {
             each.run();

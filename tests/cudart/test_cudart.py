@@ -18,6 +18,7 @@ CARREL_RUN = [sys.executable, "-m", "remote_gpu.run", "--software-gpu", "vram=25
 SAMPLES = [
     "vector_add", "reduction", "symbols", "streams", "properties", "pitched", "managed",
     "threads", "errors", "pools", "both_sides", "graph_nodes",
+    "managed_variables",
 ]  # fmt: skip
 
 

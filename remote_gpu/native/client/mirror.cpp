@@ -57,7 +57,8 @@ class Sparse {
 
 struct Mirror {
     MirrorRange range;
-    CUdeviceptr allocation;  // what the arena gave; `range.device` is aligned to a page
+    // What the arena gave; `range.device` is aligned to a page. 0: a variable of a module.
+    CUdeviceptr allocation;
     Sparse shadow;
     bool watched = false;  // the whole pages in it are
 
@@ -82,10 +83,11 @@ std::map<CUdeviceptr, uint64_t> by_device;  // their host addresses
 size_t total = 0;
 // Device work, counted as it is published.
 uint64_t begun = 0;
-uint64_t posted = 0;          // of them, in whatever order
-uint64_t collected = 0;       // all that the first so many have written is here
-uint64_t collected_some = 0;  // `begun` at the last collect
-std::vector<Span> written;    // kept for its memory
+uint64_t posted = 0;                        // of them, in whatever order
+uint64_t collected = 0;                     // all that the first so many have written is here
+uint64_t collected_some = 0;                // `begun` at the last collect
+std::map<uint64_t, size_t> variable_pages;  // of variables, and how many lie in each
+std::vector<Span> written;                  // kept for its memory
 std::vector<Change> changes;
 Sparse arrivals;
 
@@ -200,8 +202,40 @@ CUresult add(size_t bytes, MirrorKind kind, void* existing, uint64_t* base) {
     return CUDA_SUCCESS;
 }
 
+// Pages of this process at the addresses of a variable, which may share some with another.
+void unmap_variable(uint64_t from, uint64_t to) {
+    for (uint64_t page = from / kPage * kPage; page < to; page += kPage) {
+        const auto known = variable_pages.find(page);
+        if (--known->second) continue;
+        munmap(reinterpret_cast<void*>(page), kPage);
+        variable_pages.erase(known);
+    }
+}
+
+bool map_variable(uint64_t from, uint64_t to) {
+    for (uint64_t page = from / kPage * kPage; page < to; page += kPage) {
+        const auto known = variable_pages.find(page);
+        if (known != variable_pages.end()) {
+            ++known->second;
+            continue;
+        }
+        void* at = mmap(reinterpret_cast<void*>(page), kPage, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (at == reinterpret_cast<void*>(page)) {
+            variable_pages[page] = 1;
+            continue;
+        }
+        if (at != MAP_FAILED) munmap(at, kPage);
+        unmap_variable(from, page);
+        return false;
+    }
+    return true;
+}
+
 void release(Mirror& mirror) {
-    if (mirror.range.kind != MirrorKind::registered) {
+    if (!mirror.allocation) {
+        unmap_variable(mirror.range.host, mirror.range.host + mirror.range.size);
+    } else if (mirror.range.kind != MirrorKind::registered) {
         mmap(mirror.host(), whole_pages(mirror.range.size), PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     } else if (mirror.watched) {
@@ -419,7 +453,7 @@ CUresult drop_mirror(uint64_t host, MirrorKind kind) {
     {
         const std::lock_guard lock(mutex);
         const auto found = mirrors.find(host);
-        if (found == mirrors.end() || found->second.range.kind != kind)
+        if (found == mirrors.end() || found->second.range.kind != kind || !found->second.allocation)
             return CUDA_ERROR_INVALID_VALUE;
         allocation = found->second.allocation;
         const CUdeviceptr device = found->second.range.device;
@@ -430,6 +464,49 @@ CUresult drop_mirror(uint64_t host, MirrorKind kind) {
                       [&](wire::Writer& w) { w.put(uint64_t{device}); });
     }
     return free_device(allocation);
+}
+
+CUresult mirror_variable(CUdeviceptr base, size_t size) {
+    if (!reserve(whole_pages(size))) return CUDA_ERROR_OUT_OF_MEMORY;
+    const std::lock_guard lock(mutex);
+    const auto give_up = [&](CUresult why) {
+        total -= whole_pages(size);
+        return why;
+    };
+    if (mirrors.contains(base)) return give_up(CUDA_SUCCESS);
+    Mirror mirror;
+    mirror.allocation = 0;
+    mirror.range = {base, base, size, MirrorKind::managed};
+    mirror.shadow = Sparse(whole_pages(size));
+    if (!mirror.shadow.data()) return give_up(CUDA_ERROR_OUT_OF_MEMORY);
+    if (!map_variable(base, base + size)) {
+        CARREL_WARNING(
+            "a __managed__ variable lies at %#llx on the GPU host, where this process has "
+            "something "
+            "else; start the program again, or allocate with cudaMallocManaged",
+            base);
+        return give_up(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    if (const CUresult bad = open_in_worker(mirror.range, false)) {
+        unmap_variable(base, base + size);
+        return give_up(bad);
+    }
+    watch(mirror);
+    by_device[base] = base;
+    mirrors.emplace(base, std::move(mirror));
+    detail::mirrors = true;
+    ++begun, ++posted;  // work that was issued before may still change it
+    return collect();   // what it holds now
+}
+
+void drop_variable(CUdeviceptr base) {
+    const std::lock_guard lock(mutex);
+    const auto found = mirrors.find(base);
+    if (found == mirrors.end() || found->second.allocation) return;
+    release(found->second);
+    mirrors.erase(found);
+    detail::mirrors = !mirrors.empty();
+    post_internal(wire::Internal::mirror_close, [&](wire::Writer& w) { w.put(uint64_t{base}); });
 }
 
 void forget_mirrors() {

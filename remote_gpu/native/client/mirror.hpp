@@ -39,6 +39,9 @@ CUresult create_mirror(size_t bytes, MirrorKind kind, uint64_t* base);
 CUresult register_mirror(void* host, size_t bytes);
 // CUDA_ERROR_INVALID_VALUE when no mirror of that kind starts there.
 CUresult drop_mirror(uint64_t host, MirrorKind kind);
+// A variable of a module that is managed memory: its side in this process, at the same address.
+CUresult mirror_variable(CUdeviceptr base, size_t size);
+void drop_variable(CUdeviceptr base);
 void forget_mirrors();  // the context is gone
 
 // The mirror that an address of either side lies in.

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,9 @@ namespace {
 struct Loaded {
     std::mutex mutex;
     std::map<std::string, uint32_t> functions;
-    uint32_t module = 0;   // of a library: the name of its module, once asked for
-    uint32_t library = 0;  // of such a module: its library
+    uint32_t module = 0;            // of a library: the name of its module, once asked for
+    uint32_t library = 0;           // of such a module: its library
+    std::set<CUdeviceptr> managed;  // variables of which this process has a side
 };
 
 Loaded* find_image(uint32_t name, Kind kind) {
@@ -150,6 +152,8 @@ CUresult unload(Call which, uint32_t name, Kind kind) {
             handles().erase(function);
         }
         image->functions.clear();
+        for (const CUdeviceptr variable : image->managed) drop_variable(variable);
+        image->managed.clear();
         if (image->module) handles().erase(image->module);
     }
     handles().erase(name);
@@ -294,8 +298,24 @@ CUresult CUDAAPI cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary 
                       name);
 }
 
-CUresult CUDAAPI cuLibraryGetManaged(CUdeviceptr*, size_t*, CUlibrary, const char*) {
-    return unsupported(Call::cuLibraryGetManaged);
+CUresult CUDAAPI cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
+                                     const char* name) {
+    if (!current_context()) return no_context();
+    CUdeviceptr base = 0;
+    size_t size = 0;
+    const uint32_t owner = library_name(library);
+    if (const CUresult bad =
+            get_global(Call::cuLibraryGetManaged, &base, &size, owner, Kind::library, name))
+        return bad;
+    Loaded* image = find_image(owner, Kind::library);
+    const std::lock_guard lock(image->mutex);
+    if (!image->managed.contains(base)) {
+        if (const CUresult bad = mirror_variable(base, size)) return bad;
+        image->managed.insert(base);
+    }
+    if (dptr) *dptr = base;
+    if (bytes) *bytes = size;
+    return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {

@@ -1,5 +1,6 @@
 #include "cudart/registry.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -56,6 +57,38 @@ void Registry::add_variable(Module* module, const void* host, const char* name, 
     variables_[host] = {module, name, size};
 }
 
+void Registry::add_managed(Module* module, void** host, const char* name, size_t size) {
+    const std::unique_lock lock(mutex_);
+    variables_[host] = {module, name, size, true};
+}
+
+CUresult Registry::bind_managed(Module* module) {
+    std::vector<std::pair<void**, Variable>> unbound;
+    {
+        const std::shared_lock lock(mutex_);
+        for (const auto& [host, variable] : variables_) {
+            void** const pointer = static_cast<void**>(const_cast<void*>(host));
+            if (variable.managed && variable.module == module && !*pointer)
+                unbound.emplace_back(pointer, variable);
+        }
+    }
+    if (unbound.empty()) return CUDA_SUCCESS;
+    CUlibrary library = nullptr;
+    if (const CUresult bad = ready()) return bad;
+    if (const CUresult bad = load(module, &library)) return bad;
+    for (const auto& [pointer, variable] : unbound) {
+        CUdeviceptr address = 0;
+        size_t size = 0;
+        if (const CUresult bad = cuLibraryGetManaged(&address, &size, library, variable.name)) {
+            CARREL_WARNING("__managed__ variable %s: not available (error %d)", variable.name,
+                           static_cast<int>(bad));
+            return bad;
+        }
+        *pointer = reinterpret_cast<void*>(address);
+    }
+    return CUDA_SUCCESS;
+}
+
 CUresult Registry::load(Module* module, CUlibrary* out) {
     const std::lock_guard lock(module->mutex);
     if (!module->library) {
@@ -97,13 +130,20 @@ CUresult Registry::variable(const void* host, CUdeviceptr* address, size_t* size
     Variable known{};
     {
         const std::shared_lock lock(mutex_);
-        const auto found = variables_.find(host);
+        auto found = variables_.find(host);
+        if (found == variables_.end()) {
+            // The name of a __managed__ variable is the variable itself.
+            found = std::find_if(variables_.begin(), variables_.end(), [&](const auto& item) {
+                return item.second.managed && *static_cast<void* const*>(item.first) == host;
+            });
+        }
         if (found == variables_.end()) return CUDA_ERROR_NOT_FOUND;
         known = found->second;
     }
     CUlibrary library = nullptr;
     if (const CUresult bad = load(known.module, &library)) return bad;
-    return cuLibraryGetGlobal(address, size, library, known.name);
+    return known.managed ? cuLibraryGetManaged(address, size, library, known.name)
+                         : cuLibraryGetGlobal(address, size, library, known.name);
 }
 
 const void* Registry::symbol(CUkernel kernel) {
@@ -122,6 +162,7 @@ const char* Registry::name(const void* host) {
 
 }  // namespace carrel::cudart
 
+using carrel::cudart::finish;
 using carrel::cudart::registry;
 using Module = carrel::cudart::Registry::Module;
 
@@ -141,8 +182,10 @@ void __cudaUnregisterFatBinary(void** fatCubinHandle) {
     registry().remove(module_of(fatCubinHandle));
 }
 
-char __cudaInitModule(void**) {
-    return 1;
+// The compiler's code calls it before the program's first use of a __managed__ variable of the
+// file.
+char __cudaInitModule(void** fatCubinHandle) {
+    return finish(registry().bind_managed(module_of(fatCubinHandle))) == cudaSuccess;
 }
 
 void __cudaRegisterFunction(void** fatCubinHandle, const char* hostFun, char*,
@@ -160,11 +203,7 @@ void __cudaRegisterHostVar(void** fatCubinHandle, const char* deviceName, char* 
     registry().add_variable(module_of(fatCubinHandle), hostVar, deviceName, size);
 }
 
-// A __managed__ variable: the host's pointer to it is set before the program's first use, that is
-// now, for the compiler's code reads it without asking.
 void __cudaRegisterManagedVar(void** fatCubinHandle, void** hostVarPtrAddress, char*,
                               const char* deviceName, int, size_t size, int, int) {
-    registry().add_variable(module_of(fatCubinHandle), hostVarPtrAddress, deviceName, size);
-    CARREL_WARNING("__managed__ variable %s: not supported; allocate with cudaMallocManaged",
-                   deviceName);
+    registry().add_managed(module_of(fatCubinHandle), hostVarPtrAddress, deviceName, size);
 }

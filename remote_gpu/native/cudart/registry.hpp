@@ -25,6 +25,10 @@ class Registry {
     void remove(Module* module);
     void add_kernel(Module* module, const void* host, const char* name);
     void add_variable(Module* module, const void* host, const char* name, size_t size);
+    // A __managed__ one: the program reads it through the pointer at `host`.
+    void add_managed(Module* module, void** host, const char* name, size_t size);
+    // Sets those pointers.
+    CUresult bind_managed(Module* module);
 
     // The kernel behind a host symbol, loaded on first use. What is no known symbol is taken for a
     // kernel's handle, which the driver then checks.
@@ -45,6 +49,7 @@ class Registry {
         Module* module;
         const char* name;
         size_t size;
+        bool managed = false;
     };
     CUresult load(Module* module, CUlibrary* out);
 

@@ -60,7 +60,8 @@ Module::Global Module::global(std::string_view name) const {
     // Also those that are not .visible: nvcc declares a program's own variables so, and CUDA finds
     // them by name all the same.
     require(index.has_value(), CUDA_ERROR_NOT_FOUND);
-    return {addresses_[*index], program_.variables()[*index].size};
+    const ptx::Variable& variable = program_.variables()[*index];
+    return {addresses_[*index], variable.size, variable.managed};
 }
 
 Function::Function(std::shared_ptr<Module> owner, const ptx::Kernel& code)

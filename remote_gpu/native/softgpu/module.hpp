@@ -71,6 +71,7 @@ class Module {
     struct Global {
         CUdeviceptr address;
         std::size_t bytes;
+        bool managed;
     };
     /// Throws Failure(CUDA_ERROR_NOT_FOUND).
     [[nodiscard]] Global global(std::string_view name) const;

@@ -225,12 +225,14 @@ void Server::dispatch_manual(Call call, wire::Reader& in, Reply& out) {
             describe_function(objects_.get<CUfunction>(name), out);
             break;
         }
-        case Call::cuLibraryGetGlobal: {
+        case Call::cuLibraryGetGlobal:
+        case Call::cuLibraryGetManaged: {
             const auto library = objects_.get<CUlibrary>(in.get<uint64_t>());
             CUdeviceptr base = 0;
             size_t size = 0;
-            out.result(
-                invoke(driver_.cuLibraryGetGlobal, &base, &size, library, in.text().c_str()));
+            const auto find = call == Call::cuLibraryGetManaged ? driver_.cuLibraryGetManaged
+                                                                : driver_.cuLibraryGetGlobal;
+            out.result(invoke(find, &base, &size, library, in.text().c_str()));
             out.writer().put(uint64_t{base});
             out.writer().put(uint64_t{size});
             break;

@@ -135,10 +135,15 @@ CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
     });
 }
 
-CUresult cuLibraryGetManaged(CUdeviceptr*, size_t*, CUlibrary library, const char*) {
-    return entry([&] {
-        (void)find_library(library);
-        throw Failure(CUDA_ERROR_NOT_FOUND);  // PTX for the software GPU has no managed variables
+// All memory here is memory of the host, that of variables too.
+CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
+                             const char* name) {
+    return entry_in_context([&](Context& context) {
+        require(name && (dptr || bytes));
+        const auto global = find_library(library)->module_in(context)->global(name);
+        require(global.managed, CUDA_ERROR_NOT_FOUND);
+        if (dptr) *dptr = global.address;
+        if (bytes) *bytes = global.bytes;
     });
 }
 

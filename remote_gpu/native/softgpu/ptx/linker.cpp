@@ -84,6 +84,7 @@ class Linker {
         out.space = from.space == StateSpace::constant ? Space::constant : Space::global;
         out.visible = exported(from.linkage);
         out.initialised = !from.bytes.empty();
+        out.managed = from.managed;
     }
 
     std::uint32_t add_function(const FunctionCode& code, std::size_t module) {

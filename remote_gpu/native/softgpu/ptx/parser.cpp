@@ -203,6 +203,7 @@ syntax::Variable Parser::variable_head(StateSpace space) {
             skip_past('(');
             for (unsigned depth = 1; depth > 0;) {
                 if (token_.kind == TokenKind::end) fail("Parsing error: missing ')'");
+                if (token_.is_dotted("managed")) variable.managed = true;
                 if (token_.is('(')) ++depth;
                 if (token_.is(')')) --depth;
                 take();

@@ -86,6 +86,7 @@ struct Variable {
     Space space = Space::global;
     bool visible = false;      // found by name from outside (.visible, .weak, .common)
     bool initialised = false;  // false: all zero
+    bool managed = false;      // the host uses it too
 };
 
 struct Dim3 {

@@ -33,6 +33,7 @@ struct Variable {
     std::size_t align = 1;
     std::size_t size = 0;  // bytes; 0 for `[]` without initialiser
     bool is_array = false;
+    bool managed = false;          // .attribute(.managed)
     std::vector<std::byte> bytes;  // empty or `size` long
     std::vector<Relocation> relocations;
     unsigned line = 0;
