@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 _WIDTH = 78
 _BAR = 24
 
-#: What ``--query-gpu`` knows: the value without unit, and its unit.
+
+def _reading(key: str, divisor: int = 1) -> Callable[[SliceState], object]:
+    """Reads what the host's NVML says of the whole GPU; None where it says nothing."""
+
+    def read(state: SliceState) -> object:
+        value = state.readings.get(key, "").partition(" ")[0]
+        if not value:
+            return None
+        return f"{int(value) / divisor:.2f}" if divisor > 1 else value
+
+    return read
+
+
+#: What ``--query-gpu`` knows: the value without unit (None: not available), and its unit.
 _FIELDS: dict[str, tuple[Callable[[SliceState], object], str]] = {
     "index": (lambda s: 0, ""),
     "name": (lambda s: s.name, ""),
@@ -42,6 +55,14 @@ _FIELDS: dict[str, tuple[Callable[[SliceState], object], str]] = {
     "memory.free": (lambda s: (s.vram_total_bytes - s.vram_used_bytes) >> 20, "MiB"),
     "utilization.gpu": (lambda s: s.gpu_utilization, "%"),
     "utilization.memory": (lambda s: s.memory_utilization, "%"),
+    "temperature.gpu": (_reading("Temperature.0"), ""),
+    "power.draw": (_reading("PowerUsage", 1000), "W"),
+    "power.limit": (_reading("EnforcedPowerLimit", 1000), "W"),
+    "clocks.gr": (_reading("ClockInfo.0"), "MHz"),
+    "clocks.sm": (_reading("ClockInfo.1"), "MHz"),
+    "clocks.mem": (_reading("ClockInfo.2"), "MHz"),
+    "fan.speed": (_reading("FanSpeed"), "%"),
+    "vbios_version": (_reading("VbiosVersion"), ""),
     "timestamp": (lambda s: datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3], ""),
 }
 
@@ -142,8 +163,11 @@ def _csv(state: SliceState, fields: Sequence[str], how: str) -> str:
     values = []
     for field in fields:
         read, unit = _FIELDS[field]
-        values.append(f"{read(state)} {unit}" if unit and "nounits" not in options
-                      else str(read(state)))  # fmt: skip
+        value = read(state)
+        if value is None:
+            values.append("[N/A]")
+        else:
+            values.append(f"{value} {unit}" if unit and "nounits" not in options else str(value))
     lines.append(", ".join(values))
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ def state(**more: object) -> SliceState:
         "tflops": 2.5, "gpu_utilization": 40, "memory_utilization": 1, "software": True,
         "node": "node-1", "lease": "lease-1", "expires_at": 1.5e9,
         "processes": [Process(7, 1 << 20, "a notebook.ipynb"), Process(8, 0, "")],
+        "readings": {"PowerUsage": "71234", "RemappedRows": "0 1 0 0"},
     }  # fmt: skip
     return SliceState(**(values | more))  # type: ignore[arg-type]
 
@@ -32,6 +33,7 @@ def test_the_lines_are_those_of_the_contract() -> None:
     assert "vram_total_bytes=2147483648" in lines
     assert "software=1" in lines
     assert "session=7 1048576 a notebook.ipynb" in lines
+    assert "nvml.RemappedRows=0 1 0 0" in lines
 
 
 def test_unknown_keys_are_ignored() -> None:

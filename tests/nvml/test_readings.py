@@ -117,6 +117,19 @@ print("done")
     assert out == "done\n"
 
 
+async def test_carrel_smi_queries_readings(slice_env: dict[str, str]) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", "from remote_gpu.smi import main; main()",
+         "--query-gpu=temperature.gpu,power.draw,clocks.mem,fan.speed", "--format=csv"],
+        env=slice_env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "temperature.gpu, power.draw [W], clocks.mem [MHz], fan.speed [%]",
+        "41, 71.23 W, 2619 MHz, [N/A]",
+    ], done.stderr
+
+
 async def test_events_never_come(slice_env: dict[str, str]) -> None:
     out = await in_slice(
         slice_env,
