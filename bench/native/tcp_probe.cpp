@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int kRounds = 30, kPings = 10;
-constexpr size_t kBytes = 32 << 20;
+constexpr size_t kBytes = 16 << 20;
 
 struct Measured {
     explicit Measured(int port) : connection(port) {}
@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
             for (int i = 0; i < kPings; ++i) m->ping.push_back(m->connection.ping());
         }
     }
-    for (int round = 0; round < 5; ++round) {
+    for (int round = 0; round < 3; ++round) {
         for (const auto& m : all) {
             m->send.push_back(m->connection.send(data));
             m->receive.push_back(m->connection.receive(data));
