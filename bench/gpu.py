@@ -103,7 +103,10 @@ def compare_models(arguments: argparse.Namespace, real: bool) -> dict[str, Any]:
             "--python or CARREL_TORCH_PYTHON"
         )
     device = lanes.device("gpu" if real else "null", arguments.vram, arguments.model, python)
-    return model_bench.run(model_bench.plan_from(arguments, device, python))
+    try:
+        return model_bench.run(model_bench.plan_from(arguments, device, python))
+    except lanes.Failed as error:
+        raise checks.NotRun(f"PyTorch of {python} does not start: {error}") from None
 
 
 def failures(result: dict[str, Any]) -> list[str]:

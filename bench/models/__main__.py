@@ -66,7 +66,11 @@ class Plan:
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """Measures, printing as it goes; returns all figures. What fails has a row that says so."""
+    """Measures, printing as it goes; returns all figures. A model that fails has a row of its own.
+
+    Raises:
+        lanes.Failed: no model can run: PyTorch does not start, or sees no GPU.
+    """
     aims = [aim for aim in plan.added_ms if aim > 0]
     calibration = network.calibrate((0.0, *aims))
     network.print_table(calibration)
@@ -191,7 +195,10 @@ def main() -> None:
             "bench.models: no PyTorch here; run make torch-wheel, or name a Python with --python"
         )
     device = lanes.device(arguments.device, arguments.vram, arguments.model, python)
-    result = {"machine": machine.describe(), **run(plan_from(arguments, device, python))}
+    try:
+        result = {"machine": machine.describe(), **run(plan_from(arguments, device, python))}
+    except lanes.Failed as error:
+        sys.exit(f"bench.models: {error}")
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     sys.exit(1 if any(row["failed"] for row in result["rows"]) else 0)
