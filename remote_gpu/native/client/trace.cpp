@@ -48,8 +48,7 @@ void print_summary(std::FILE* out) {
               [](const Row& a, const Row& b) { return a.calls > b.calls; });
     std::fprintf(out, "carrel: %12s %12s  function\n", "calls", "round trips");
     for (const Row& row : used) {
-        std::fprintf(out, "carrel: %12llu %12llu  %s\n",
-                     static_cast<unsigned long long>(row.calls),
+        std::fprintf(out, "carrel: %12llu %12llu  %s\n", static_cast<unsigned long long>(row.calls),
                      static_cast<unsigned long long>(row.trips), row.name.data());
     }
     std::fprintf(out, "carrel: %12llu %12llu  in all\n", static_cast<unsigned long long>(calls),
