@@ -29,26 +29,34 @@ cmake -S remote_gpu/native -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInf
     "-DPython3_EXECUTABLE=$(command -v python3)" >/dev/null
 cmake --build "$build" --target fuzz_decoder fuzz_image fuzz_ptx fuzz_zstd
 
-# One process each, side by side; a finding is kept in the build folder and ends this with an error.
+# As many at a time as there are cores, so that each has its whole time; a finding is kept in the build folder
+# and ends this with an error.
 fuzz() {
     local name=$1
     shift
     mkdir -p "$build/$name"
-    "$build/bin/$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3072 -print_final_stats=1 \
-        "-artifact_prefix=$build/$name-" "$build/$name" "$@" >"$build/$name.log" 2>&1
-}
-declare -A running
-fuzz fuzz_decoder & running[fuzz_decoder]=$!
-fuzz fuzz_image & running[fuzz_image]=$!
-fuzz fuzz_zstd tests/native/image/frames & running[fuzz_zstd]=$!
-fuzz fuzz_ptx tests/native/softgpu/ptx/programs & running[fuzz_ptx]=$!
-failed=0
-for name in "${!running[@]}"; do
-    if wait "${running[$name]}"; then
+    if "$build/bin/$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3072 -print_final_stats=1 \
+        "-artifact_prefix=$build/$name-" "$build/$name" "$@" >"$build/$name.log" 2>&1; then
         echo "$name: $(grep -E '^Done|number_of_executed' "$build/$name.log" | tr '\n' ' ')"
     else
         tail -60 "$build/$name.log" >&2
-        failed=1
+        return 1
     fi
+}
+cores=$(nproc)
+running=0
+failed=0
+for target in "fuzz_decoder" "fuzz_ptx tests/native/softgpu/ptx/programs" "fuzz_zstd tests/native/image/frames" "fuzz_image"; do
+    if [ "$running" -ge "$cores" ]; then
+        wait -n || failed=1
+        running=$((running - 1))
+    fi
+    # shellcheck disable=SC2086  # a name and its seeds
+    fuzz $target &
+    running=$((running + 1))
+done
+while [ "$running" -gt 0 ]; do
+    wait -n || failed=1
+    running=$((running - 1))
 done
 exit $failed
