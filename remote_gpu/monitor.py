@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import handshake
@@ -29,6 +29,7 @@ class Process:
     pid: int
     vram_used_bytes: int
     name: str
+    gpu_utilization: int = 0  # percent of the last second in which its work ran
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class SliceState:
         for process in self.processes:
             name = _one_line(process.name)
             lines.append(f"session={process.pid} {process.vram_used_bytes} {name}")
+            if process.gpu_utilization:
+                lines.append(f"busy={process.gpu_utilization}")  # of the session before it
         text = "\n".join(lines) + "\n"
         while len(text.encode()) > MAX_TEXT:  # never cut a line in half
             lines.pop()
@@ -85,6 +88,8 @@ def parse(text: str) -> SliceState:
         if key == "session":
             pid, used, name = [*value.split(" ", 2), "", ""][:3]
             processes.append(Process(int(pid), int(used or 0), name))
+        elif key == "busy" and processes:
+            processes[-1] = replace(processes[-1], gpu_utilization=int(value))
         elif key.startswith("nvml."):
             readings[key.removeprefix("nvml.")] = value
         else:

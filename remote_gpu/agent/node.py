@@ -238,7 +238,7 @@ class Node:
             expires_at=lease.expires_at,
             processes=[
                 monitor.Process(worker.pid_of_client, worker.vram_bytes,
-                                worker.name or worker.program)
+                                worker.name or worker.program, round(worker.utilization()))
                 for worker in workers
             ],
             readings=self._readings.of(gpu.uuid),

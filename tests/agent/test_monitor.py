@@ -17,7 +17,7 @@ def state(**more: object) -> SliceState:
         "multiprocessors": 8, "vram_total_bytes": 2 << 30, "vram_used_bytes": 1 << 20,
         "tflops": 2.5, "gpu_utilization": 40, "memory_utilization": 1, "software": True,
         "node": "node-1", "lease": "lease-1", "expires_at": 1.5e9,
-        "processes": [Process(7, 1 << 20, "a notebook.ipynb"), Process(8, 0, "")],
+        "processes": [Process(7, 1 << 20, "a notebook.ipynb", 35), Process(8, 0, "")],
         "readings": {"PowerUsage": "71234", "RemappedRows": "0 1 0 0"},
     }  # fmt: skip
     return SliceState(**(values | more))  # type: ignore[arg-type]
@@ -33,6 +33,7 @@ def test_the_lines_are_those_of_the_contract() -> None:
     assert "vram_total_bytes=2147483648" in lines
     assert "software=1" in lines
     assert "session=7 1048576 a notebook.ipynb" in lines
+    assert "busy=35" in lines
     assert "nvml.RemappedRows=0 1 0 0" in lines
 
 

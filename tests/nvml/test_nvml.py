@@ -74,6 +74,18 @@ except pynvml.NVMLError_InvalidArgument:
 else:
     raise AssertionError("a second device")
 processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device)
+[sample] = pynvml.nvmlDeviceGetProcessUtilization(device, 0)
+[newer] = pynvml.nvmlDeviceGetProcessesUtilizationInfo(device, 0)
+assert sample.pid == newer.pid == os.getpid() and 0 <= sample.smUtil <= 100
+assert sample.timeStamp > 0 and sample.decUtil == newer.ofaUtil == 0
+try:
+    pynvml.nvmlDeviceGetProcessUtilization(device, sample.timeStamp + 10**9)
+except pynvml.NVMLError_NotFound:
+    pass
+else:
+    raise AssertionError("a sample of the future")
+[detail] = pynvml.nvmlDeviceGetRunningProcessDetailList(device, pynvml.nvmlProcessDetailList_v1, 0)
+assert (detail.pid, detail.usedGpuMemory) == (processes[0].pid, processes[0].usedGpuMemory)
 print(json.dumps({
     "name": pynvml.nvmlDeviceGetName(device),
     "uuid": pynvml.nvmlDeviceGetUUID(device),

@@ -192,6 +192,7 @@ print(json.dumps(answers))
                 pynvml.NVML_ERROR_INVALID_ARGUMENT,
                 pynvml.NVML_ERROR_NOT_SUPPORTED,
                 pynvml.NVML_ERROR_INSUFFICIENT_SIZE,
+                pynvml.NVML_ERROR_NOT_FOUND,  # no process
                 25,  # argument version mismatch
             ), name
 

@@ -62,6 +62,8 @@ SliceState parse(const std::string& text) {
             const size_t dot = value.find('.');
             if (dot != std::string::npos)
                 state.capability_minor = static_cast<int>(number(value.substr(dot + 1)));
+        } else if (key == "busy" && !state.processes.empty()) {
+            state.processes.back().gpu_utilization = unsigned(number(value));
         } else if (key.starts_with("nvml.")) {
             state.readings[key.substr(5)] = value;
         } else if (key == "session") {

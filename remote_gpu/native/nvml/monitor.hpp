@@ -16,6 +16,7 @@ struct Process {
     uint32_t pid = 0;
     uint64_t used_bytes = 0;
     std::string name;
+    unsigned gpu_utilization = 0;  // percent
 };
 
 struct SliceState {

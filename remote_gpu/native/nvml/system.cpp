@@ -45,6 +45,20 @@ struct ProcessDetailList {
     unsigned version, mode, count;
     ProcessDetail* processes;
 };
+struct ProcessSample {
+    unsigned pid;
+    unsigned long long timestamp_us;
+    unsigned sm, memory, encoder, decoder;
+};
+struct ProcessSampleV1 {
+    unsigned long long timestamp_us;
+    unsigned pid, sm, memory, encoder, decoder, jpeg, optical_flow;
+};
+struct ProcessSamples {
+    unsigned version, count;
+    unsigned long long last_seen_us;
+    ProcessSampleV1* samples;
+};
 struct Three {
     unsigned values[3];
 };
@@ -52,6 +66,8 @@ struct GpmSupport {
     unsigned version, supported;
 };
 static_assert(sizeof(PciInfoExtV1) == 64 && sizeof(Uuid) == 52);
+static_assert(sizeof(ProcessSample) == 32 && sizeof(ProcessSampleV1) == 40);
+static_assert(sizeof(ProcessSamples) == 24);
 static_assert(sizeof(ProcessDetail) == 32 && sizeof(ProcessDetailList) == 24);
 
 struct EventSets {
@@ -80,6 +96,25 @@ int system_count(unsigned* count) {
 // There are no units and no excluded devices, so no handle and no index of one is valid.
 int nothing_there() {
     return initialised.load() > 0 ? kInvalidArgument : kUninitialized;
+}
+
+// The slice's processes over the last second, each told by `put(index, process, time)`.
+template <class Put>
+int process_samples(const void* device, unsigned long long last_seen_us, bool room, unsigned* count,
+                    Put put) {
+    SliceState state;
+    if (const int error = state_of(device, state)) return error;
+    const auto now =
+        static_cast<unsigned long long>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                            std::chrono::system_clock::now().time_since_epoch())
+                                            .count());
+    const auto found = static_cast<unsigned>(state.processes.size());
+    if (!found || now <= last_seen_us) return kNotFound;
+    const unsigned capacity = room ? *count : 0;
+    *count = found;
+    if (found > capacity) return kInsufficientSize;
+    for (unsigned i = 0; i < found; ++i) put(i, state.processes[i], now);
+    return kSuccess;
 }
 
 int wait_for_event(void* set, const void* data, unsigned timeout_ms) {
@@ -152,6 +187,28 @@ NVML_EXPORT int nvmlDeviceGetRunningProcessDetailList(const void* device, Proces
         out->processes[i] = {state.processes[i].pid, state.processes[i].used_bytes, kNone, kNone,
                              0};
     return kSuccess;
+}
+
+// What of the memory's bandwidth a process uses is not measured, and video's engines do not serve
+// slices: both are told as none.
+NVML_EXPORT int nvmlDeviceGetProcessUtilization(const void* device, ProcessSample* samples,
+                                                unsigned* count, unsigned long long last_seen_us) {
+    if (initialised.load() <= 0) return kUninitialized;
+    if (!is_device(device) || !count) return kInvalidArgument;
+    return process_samples(device, last_seen_us, samples != nullptr, count,
+                           [&](unsigned i, const Process& process, unsigned long long now) {
+                               samples[i] = {process.pid, now, process.gpu_utilization, 0, 0, 0};
+                           });
+}
+NVML_EXPORT int nvmlDeviceGetProcessesUtilizationInfo(const void* device, ProcessSamples* out) {
+    if (initialised.load() <= 0) return kUninitialized;
+    if (!is_device(device) || !out) return kInvalidArgument;
+    if (!is_version(out->version, sizeof *out, 1)) return kVersionMismatch;
+    return process_samples(device, out->last_seen_us, out->samples != nullptr, &out->count,
+                           [&](unsigned i, const Process& process, unsigned long long now) {
+                               out->samples[i] = {
+                                   now, process.pid, process.gpu_utilization, 0, 0, 0, 0, 0};
+                           });
 }
 
 NVML_EXPORT int nvmlDeviceGetFBCStats(const void* device, Three* out) {
