@@ -32,6 +32,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--tflops", type=float, required=True)
     parser.add_argument("--grace-s", type=float, required=True)
+    parser.add_argument("--image-store", required=True)
     arguments = parser.parse_args()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     client = socket.socket(fileno=arguments.client_fd)

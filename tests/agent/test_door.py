@@ -296,7 +296,10 @@ async def test_monitor(node: Node) -> None:
     assert state.memory_utilization == 25
     assert 30 <= state.gpu_utilization <= 60
     assert (state.tflops, state.node, state.lease) == (5.0, "node-1", "lease-1")
-    assert state.processes == [monitor.Process(99, 256 << 20, "first-steps.ipynb")]
+    (process,) = state.processes
+    assert (process.pid, process.vram_used_bytes) == (99, 256 << 20)
+    assert process.name == "first-steps.ipynb"
+    assert 30 <= process.gpu_utilization <= 60
     assert state.software
     # The next question sees that the client has left.
     await client.close()
